@@ -1,0 +1,2 @@
+//! The tracker executable.
+fn main() {}
