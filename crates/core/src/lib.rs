@@ -1,1 +1,21 @@
-//! Shared memory between processes, without Python.
+//! Shared memory between processes: the part that knows nothing of Python.
+//!
+//! A tour, bottom up:
+//!
+//! - [`sys`]: every system call, one file per subject; the contract for other
+//!   platforms stands at the top of `sys/mod.rs`.
+//! - [`error`], [`name`]: what can go wrong, and what a segment may be called.
+//! - [`mapping`]: mapped bytes behind bounds-checked, race-tolerant access. The
+//!   only door from an offset to memory.
+//! - [`segment`]: named segments: create (with its pages reserved), attach,
+//!   unlink, open again.
+//!
+//! `unsafe` is denied in the crate and allowed in [`sys`] and [`mapping`] only.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod mapping;
+pub mod name;
+pub mod segment;
+pub mod sys;

@@ -1,0 +1,134 @@
+//! One error type for the crate.
+//!
+//! Each variant says what was attempted, on which segment, and, where the user
+//! can do something about it, what. System errors keep their errno, so that a
+//! caller in another language can raise its own word for it.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+/// The result of every fallible operation here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation on shared memory failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    Os {
+        /// What was attempted, as a verb phrase: `"create shared memory"`.
+        operation: &'static str,
+        /// The segment's name as the system knows it; empty where there is none.
+        name: String,
+        /// The system's reason.
+        errno: Errno,
+    },
+    /// There is no room for a segment; nothing was left behind.
+    NoSpace {
+        /// The segment's name.
+        name: String,
+        /// How much was asked for, in bytes.
+        size_bytes: u64,
+        /// How much was free, in bytes.
+        free_bytes: u64,
+    },
+    /// A name that no segment can have.
+    BadName {
+        /// The name, with unprintable bytes escaped.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The segment exists and has no bytes (its creator may not be done yet).
+    Empty {
+        /// The segment's name.
+        name: String,
+    },
+    /// The name now leads to another segment than the one that was opened.
+    Replaced {
+        /// The segment's name.
+        name: String,
+    },
+    /// An access outside the mapping.
+    OutOfBounds {
+        /// Where the access began, in bytes from the start of the mapping.
+        offset_bytes: u64,
+        /// How long it was, in bytes.
+        len_bytes: u64,
+        /// The size of the mapping, in bytes.
+        size_bytes: u64,
+    },
+    /// A write through a read-only mapping.
+    ReadOnly,
+    /// The caller's interrupt check asked to stop; nothing was left behind.
+    Interrupted,
+}
+
+impl Error {
+    /// A system error with its context.
+    pub fn os(operation: &'static str, name: impl Into<String>, errno: Errno) -> Self {
+        Error::Os {
+            operation,
+            name: name.into(),
+            errno,
+        }
+    }
+
+    /// The errno a C programmer would expect for this error, if there is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Os { errno, .. } => Some(*errno),
+            Error::NoSpace { .. } => Some(Errno::NOSPC),
+            Error::Replaced { .. } => Some(Errno::STALE),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Os {
+                operation, errno, ..
+            } => {
+                write!(f, "cannot {operation}: {errno}")
+            }
+            Error::NoSpace {
+                size_bytes,
+                free_bytes,
+                ..
+            } => write!(
+                f,
+                "no space left for shared memory: {size_bytes} bytes asked, {free_bytes} bytes free \
+                 in /dev/shm; remove unused segments, ask for less, or enlarge /dev/shm \
+                 (docker run --shm-size=..., or mount -o remount,size=... /dev/shm)"
+            ),
+            Error::BadName { name, reason } => {
+                write!(f, "invalid shared memory name {name:?}: {reason}")
+            }
+            Error::Empty { name } => write!(
+                f,
+                "cannot mmap an empty file: shared memory {name:?} has size 0; \
+                 its creator has not sized it yet, or never will"
+            ),
+            Error::Replaced { name } => write!(
+                f,
+                "shared memory {name:?} was removed and created anew by somebody else; \
+                 attach again to reach the new segment"
+            ),
+            Error::OutOfBounds {
+                offset_bytes,
+                len_bytes,
+                size_bytes,
+            } => write!(
+                f,
+                "{len_bytes} bytes at offset {offset_bytes} lie outside a mapping of {size_bytes} bytes"
+            ),
+            Error::ReadOnly => f.write_str("the shared memory was attached read-only"),
+            Error::Interrupted => f.write_str("interrupted while memory was being reserved"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,179 @@
+//! Mapped bytes, behind bounds-checked access that tolerates other writers.
+//!
+//! A [`Mapping`] never hands out a reference to shared bytes: other processes
+//! write them at any time. Bytes are copied out and in, and single words are read
+//! and written whole. What was copied out is the caller's own and can be checked
+//! without changing under the check.
+//!
+//! The memory stays mapped as long as one `Arc<Mapping>` lives; whoever exports
+//! the address (a buffer, an array) keeps one.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::sys::map::Map;
+
+/// A shared mapping and what may be done with it.
+#[derive(Debug)]
+pub struct Mapping {
+    map: Map,
+    read_only: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len_bytes` bytes of `fd`.
+    ///
+    /// # Errors
+    ///
+    /// The system's errno: `ENOMEM`, `EACCES`, `EINVAL` for a length of zero.
+    pub fn new(
+        fd: impl AsFd,
+        len_bytes: usize,
+        read_only: bool,
+    ) -> std::result::Result<Self, Errno> {
+        Ok(Mapping {
+            map: Map::new(fd, len_bytes, !read_only)?,
+            read_only,
+        })
+    }
+
+    /// The size in bytes; never zero.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether writing is refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The address of the first byte, for exporting the memory as a buffer.
+    ///
+    /// The address is valid for [`Mapping::len`] bytes while the mapping lives.
+    pub fn start(&self) -> NonNull<u8> {
+        self.map.start()
+    }
+
+    /// Copies bytes from `offset` into `out`, all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] when the range is not inside the mapping.
+    #[inline]
+    pub fn read_bytes(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        let from = self.range(offset, out.len())?;
+        // SAFETY: `range` checked that `out.len()` bytes from `from` lie inside the
+        // mapping, which `self` keeps alive; `out` is ordinary memory of ours, so
+        // the two do not overlap. Another process may write meanwhile: then `out`
+        // holds a mixture of old and new bytes, which callers check like any input.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies `bytes` to `offset`, all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`]; nothing is written then.
+    #[inline]
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.writable_range(offset, bytes.len())?;
+        // SAFETY: `writable_range` checked that `bytes.len()` bytes from `to` lie
+        // inside the mapping and that it is mapped writable; `bytes` is ordinary
+        // memory of ours, so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Sets `len` bytes from `offset` to zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`]; nothing is written then.
+    #[inline]
+    pub fn zero_bytes(&self, offset: usize, len: usize) -> Result<()> {
+        let to = self.writable_range(offset, len)?;
+        // SAFETY: `writable_range` checked that `len` bytes from `to` lie inside the
+        // mapping and that it is mapped writable.
+        unsafe { std::ptr::write_bytes(to.as_ptr(), 0, len) };
+        Ok(())
+    }
+
+    /// Reads the native-endian word at `offset` in one access, never torn.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], also for an offset that is not a multiple of 8.
+    #[inline]
+    pub fn load_u64(&self, offset: usize) -> Result<u64> {
+        // Relaxed: a lone word carries no promise about others; a structure that
+        // needs order uses its own words and fences.
+        Ok(self.word(offset)?.load(Ordering::Relaxed))
+    }
+
+    /// Writes the native-endian word at `offset` in one access.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], also for an offset that is not a multiple of 8;
+    /// [`Error::ReadOnly`].
+    #[inline]
+    pub fn store_u64(&self, offset: usize, value: u64) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        // Relaxed: as for `load_u64`.
+        self.word(offset)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn word(&self, offset: usize) -> Result<&AtomicU64> {
+        if !offset.is_multiple_of(8) {
+            return Err(self.out_of_bounds(offset, 8));
+        }
+        let at = self.range(offset, 8)?.cast::<u64>();
+        // SAFETY: `range` checked that the 8 bytes lie inside the mapping; mappings
+        // begin at a page and `offset` is a multiple of 8, so the word is aligned.
+        // The reference borrows `self`, which keeps the mapping. Others access the
+        // bytes too, as atomics or as copies, which an `AtomicU64` allows for. On a
+        // read-only mapping callers only load, which x86-64 and aarch64 do with a
+        // plain read.
+        Ok(unsafe { AtomicU64::from_ptr(at.as_ptr()) })
+    }
+
+    #[inline]
+    fn writable_range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.range(offset, len)
+    }
+
+    #[inline]
+    fn range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len() => {
+                // SAFETY: `offset <= end <= len`, so the result is inside the mapping
+                // or one past it, and the mapping is at most `isize::MAX` long.
+                Ok(unsafe { self.map.start().add(offset) })
+            }
+            _ => Err(self.out_of_bounds(offset, len)),
+        }
+    }
+
+    #[cold]
+    fn out_of_bounds(&self, offset: usize, len: usize) -> Error {
+        Error::OutOfBounds {
+            offset_bytes: offset as u64,
+            len_bytes: len as u64,
+            size_bytes: self.len() as u64,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Named segments: shared memory that unrelated processes find by name.
+//!
+//! Guarantees:
+//!
+//! - [`Segment::create`] either returns a segment of exactly the size asked, with
+//!   its memory committed (see [`Reserve`]), or leaves nothing behind.
+//! - A segment keeps no file descriptor; [`Segment::reopen`] opens one anew and
+//!   refuses if the name leads elsewhere by then.
+//! - [`unlink`] removes only the file that was opened.
+//! - Memory stays mapped while an `Arc` of [`Segment::mapping`] lives, whatever
+//!   happens to the name.
+//!
+//! Killed between any two steps of `create`, a process leaves at most the name
+//! with some of its pages; the tracker removes it (its name is registered before
+//! the call where nobody else can have chosen it, else right after).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::mapping::Mapping;
+use crate::name::SegmentName;
+use crate::sys::shm::{self, Identity};
+
+/// Up to this size [`Reserve::Auto`] commits memory at creation.
+pub const RESERVE_AUTO_MAX_BYTES: u64 = 64 << 20;
+
+/// Whether memory is committed when a segment is created.
+///
+/// Without it the first touch of a page may find the file system full, which the
+/// kernel tells by SIGBUS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reserve {
+    /// Commit up to [`RESERVE_AUTO_MAX_BYTES`]; above, check that so much is free.
+    #[default]
+    Auto,
+    /// Commit all of it.
+    Always,
+    /// Commit and check nothing.
+    Never,
+}
+
+/// How a segment is created.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateOptions {
+    /// Permission bits, set exactly (the umask does not apply).
+    pub mode: u32,
+    /// Whether memory is committed.
+    pub reserve: Reserve,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        CreateOptions {
+            mode: 0o600,
+            reserve: Reserve::Auto,
+        }
+    }
+}
+
+/// A named segment, mapped into this process.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    name: SegmentName,
+    identity: Identity,
+    mapping: Arc<Mapping>,
+}
+
+impl Segment {
+    /// Creates the segment `name` of `size_bytes` bytes, all zero.
+    ///
+    /// `keep_going` is asked between steps of a long reservation; `false` gives
+    /// [`Error::Interrupted`].
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` as [`Error::Os`] when the name is taken, [`Error::NoSpace`] when
+    /// there is no room, and the system's. Nothing is left behind.
+    pub fn create(
+        name: SegmentName,
+        size_bytes: usize,
+        options: CreateOptions,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Self> {
+        const CREATE: &str = "create shared memory";
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        // 0600 until the mode is set below: nobody gets in earlier than meant.
+        let fd = shm::open(&name, flags, options.mode & 0o600)
+            .map_err(|errno| Error::os(CREATE, name.display(), errno))?;
+        let made = Self::fill(&name, &fd, size_bytes, options, keep_going);
+        match made {
+            Ok((identity, mapping)) => Ok(Segment {
+                name,
+                identity,
+                mapping: Arc::new(mapping),
+            }),
+            Err(error) => {
+                // Ours by O_EXCL. Should it fail the first error is the one to tell.
+                let _ = shm::unlink(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(
+        name: &SegmentName,
+        fd: &OwnedFd,
+        size_bytes: usize,
+        options: CreateOptions,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<(Identity, Mapping)> {
+        let os = |operation| move |errno| Error::os(operation, name.display(), errno);
+        if options.mode & 0o7777 != 0o600 {
+            shm::set_mode(fd, options.mode & 0o7777)
+                .map_err(os("set the mode of shared memory"))?;
+        }
+        let wanted_bytes = size_bytes as u64;
+        let no_space = |free_bytes| Error::NoSpace {
+            name: name.display(),
+            size_bytes: wanted_bytes,
+            free_bytes,
+        };
+        let free_bytes = || shm::free_bytes(fd).map_err(os("ask for free shared memory"));
+        let commit = match options.reserve {
+            Reserve::Auto => wanted_bytes <= RESERVE_AUTO_MAX_BYTES,
+            Reserve::Always => true,
+            Reserve::Never => false,
+        };
+        // A single step fails at once by itself; more would first fill what is left.
+        let look_first = if commit {
+            wanted_bytes > shm::RESERVE_STEP_BYTES
+        } else {
+            options.reserve != Reserve::Never
+        };
+        if look_first {
+            let free_bytes = free_bytes()?;
+            if wanted_bytes > free_bytes {
+                return Err(no_space(free_bytes));
+            }
+        }
+        shm::set_len(fd, wanted_bytes).map_err(os("set the size of shared memory"))?;
+        if commit {
+            match shm::reserve(fd, wanted_bytes, keep_going) {
+                // A file system that cannot reserve: the check above has to do.
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(Errno::NOSPC) => {
+                    let held_bytes = shm::status(fd).map_or(0, |status| status.committed_bytes);
+                    return Err(no_space(free_bytes()?.saturating_add(held_bytes)));
+                }
+                Err(Errno::CANCELED) => return Err(Error::Interrupted),
+                Err(errno) => return Err(os("reserve shared memory")(errno)),
+            }
+        }
+        let status = shm::status(fd).map_err(os("look at shared memory"))?;
+        let mapping = Mapping::new(fd, size_bytes, false).map_err(os("map shared memory"))?;
+        Ok((status.identity, mapping))
+    }
+
+    /// Opens the existing segment `name` and maps all of it.
+    ///
+    /// `flags` are added to the access mode that `read_only` implies.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` as [`Error::Os`] when there is none, [`Error::Empty`] when it has
+    /// no bytes, `EINVAL` when the name leads to something that is not a segment,
+    /// and the system's.
+    pub fn attach(name: SegmentName, flags: OFlags, mode: u32, read_only: bool) -> Result<Self> {
+        const ATTACH: &str = "attach to shared memory";
+        let os = |errno| Error::os(ATTACH, name.display(), errno);
+        let access = if read_only {
+            OFlags::RDONLY
+        } else {
+            OFlags::RDWR
+        };
+        let flags = (flags - OFlags::RWMODE) | access;
+        let fd = shm::open(&name, flags, mode).map_err(os)?;
+        let status = shm::status(&fd).map_err(os)?;
+        if !status.is_regular {
+            return Err(os(Errno::INVAL));
+        }
+        if status.size_bytes == 0 {
+            return Err(Error::Empty {
+                name: name.display(),
+            });
+        }
+        let size = usize::try_from(status.size_bytes).map_err(|_| os(Errno::OVERFLOW))?;
+        let mapping = Mapping::new(&fd, size, read_only).map_err(os)?;
+        Ok(Segment {
+            name,
+            identity: status.identity,
+            mapping: Arc::new(mapping),
+        })
+    }
+
+    /// The canonical name.
+    pub fn name(&self) -> &SegmentName {
+        &self.name
+    }
+
+    /// Which file was opened.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The memory. Clones of the `Arc` keep it mapped.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// Opens the segment's file again.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` when its name was removed; [`Error::Replaced`] when the name now
+    /// leads to another segment.
+    pub fn reopen(&self) -> Result<OwnedFd> {
+        let os = |errno| Error::os("open shared memory", self.name.display(), errno);
+        let access = if self.mapping.is_read_only() {
+            OFlags::RDONLY
+        } else {
+            OFlags::RDWR
+        };
+        let fd = shm::open(&self.name, access, 0).map_err(os)?;
+        if shm::status(&fd).map_err(os)?.identity != self.identity {
+            return Err(Error::Replaced {
+                name: self.name.display(),
+            });
+        }
+        Ok(fd)
+    }
+}
+
+/// Removes the name `name`, if it still leads to the file `expected` (if given).
+///
+/// # Errors
+///
+/// `ENOENT` as [`Error::Os`] when the name is gone; [`Error::Replaced`] when it
+/// leads to another segment, which is left alone.
+pub fn unlink(name: &SegmentName, expected: Option<Identity>) -> Result<()> {
+    let removed = match expected {
+        Some(identity) => shm::unlink_if(name, identity),
+        None => shm::unlink(name),
+    };
+    removed.map_err(|errno| match errno {
+        Errno::STALE => Error::Replaced {
+            name: name.display(),
+        },
+        errno => Error::os("unlink shared memory", name.display(), errno),
+    })
+}

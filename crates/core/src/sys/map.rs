@@ -1,0 +1,84 @@
+//! A mapping of a file that unmaps itself.
+//!
+//! Guarantees: never mapped at an address the caller chose, never zero long,
+//! left out of core dumps (a core of an untouched shared mapping would commit
+//! every page of it), and unmapped exactly once, when the [`Map`] is dropped.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// An owned, shared mapping of `len` bytes at `start`.
+#[derive(Debug)]
+pub struct Map {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread: any thread may
+// read its address and unmap it. `Map` gives no reference to the bytes.
+unsafe impl Send for Map {}
+// SAFETY: as above; `&Map` only tells the address and the length.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps the first `len` bytes of `fd`, shared, readable, and writable if asked.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a length of zero; the system's else (`ENOMEM`, `EACCES`, ...).
+    pub fn new(fd: impl AsFd, len: usize, writable: bool) -> Result<Self, Errno> {
+        if len == 0 || isize::try_from(len).is_err() {
+            return Err(Errno::INVAL);
+        }
+        let mut protection = ProtFlags::READ;
+        if writable {
+            protection |= ProtFlags::WRITE;
+        }
+        // SAFETY: the address hint is null and MAP_FIXED is not given, so the
+        // kernel chooses a free range and no existing mapping changes.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )
+        }?;
+        let map = Map {
+            start: NonNull::new(start.cast()).ok_or(Errno::FAULT)?,
+            len,
+        };
+        // Advice that an old kernel may not know; nothing depends on it.
+        // SAFETY: the range is the mapping made above, and this advice changes
+        // no bytes and no protection.
+        let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontDump) };
+        Ok(map)
+    }
+
+    /// The first byte's address. Valid for [`Map::len`] bytes while `self` lives.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The length in bytes; never zero.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and is unmapped only here; whoever
+        // used its address promised to keep the `Map` alive meanwhile.
+        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
+    }
+}
