@@ -1,7 +1,28 @@
-//! The extension module `shared_numpy._core`.
+//! The extension module `shared_numpy._core`: a thin face over `shared_numpy_core`.
+//!
+//! One file per subject; each registers its own functions and classes. Values
+//! cross as primitives; names, defaults and documentation for users are Python's.
+//!
+//! One binary serves CPython 3.6 and newer: it is built against the stable ABI of
+//! 3.7 and uses nothing of it that 3.6 lacks. Where the stable ABI falls short
+//! (exporting a buffer, very hot methods) the files `exporter` and `list` speak to
+//! the C API themselves.
+
+#![deny(unsafe_code)]
+
+mod error;
+mod exporter;
+mod gil;
+mod posixshmem;
+mod segment;
+
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    exporter::register(m)?;
+    segment::register(m)?;
+    posixshmem::register(m)?;
+    Ok(())
 }

@@ -17,13 +17,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::name::SegmentName;
-use crate::sys::shm::{self, Identity};
+use crate::sys::shm::{self, Identity, OpenFlags};
 
 /// Up to this size [`Reserve::Auto`] commits memory at creation.
 pub const RESERVE_AUTO_MAX_BYTES: u64 = 64 << 20;
@@ -86,7 +85,7 @@ impl Segment {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Self> {
         const CREATE: &str = "create shared memory";
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        let flags = OpenFlags::CREATE | OpenFlags::EXCL | OpenFlags::RDWR;
         // 0600 until the mode is set below: nobody gets in earlier than meant.
         let fd = shm::open(&name, flags, options.mode & 0o600)
             .map_err(|errno| Error::os(CREATE, name.display(), errno))?;
@@ -168,15 +167,15 @@ impl Segment {
     /// `ENOENT` as [`Error::Os`] when there is none, [`Error::Empty`] when it has
     /// no bytes, `EINVAL` when the name leads to something that is not a segment,
     /// and the system's.
-    pub fn attach(name: SegmentName, flags: OFlags, mode: u32, read_only: bool) -> Result<Self> {
+    pub fn attach(name: SegmentName, flags: OpenFlags, mode: u32, read_only: bool) -> Result<Self> {
         const ATTACH: &str = "attach to shared memory";
         let os = |errno| Error::os(ATTACH, name.display(), errno);
         let access = if read_only {
-            OFlags::RDONLY
+            OpenFlags::RDONLY
         } else {
-            OFlags::RDWR
+            OpenFlags::RDWR
         };
-        let flags = (flags - OFlags::RWMODE) | access;
+        let flags = (flags - OpenFlags::RWMODE) | access;
         let fd = shm::open(&name, flags, mode).map_err(os)?;
         let status = shm::status(&fd).map_err(os)?;
         if !status.is_regular {
@@ -220,9 +219,9 @@ impl Segment {
     pub fn reopen(&self) -> Result<OwnedFd> {
         let os = |errno| Error::os("open shared memory", self.name.display(), errno);
         let access = if self.mapping.is_read_only() {
-            OFlags::RDONLY
+            OpenFlags::RDONLY
         } else {
-            OFlags::RDWR
+            OpenFlags::RDWR
         };
         let fd = shm::open(&self.name, access, 0).map_err(os)?;
         if shm::status(&fd).map_err(os)?.identity != self.identity {

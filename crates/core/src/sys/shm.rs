@@ -6,7 +6,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+pub use rustix::fs::OFlags as OpenFlags;
+use rustix::fs::{FallocateFlags, Mode};
 use rustix::io::Errno;
 
 use crate::name::SegmentName;
@@ -48,8 +49,8 @@ pub const RESERVE_STEP_BYTES: u64 = 4 << 20;
 ///
 /// The system's: `EEXIST` for an exclusive create of a taken name, `ENOENT` for
 /// an absent one, `EACCES`, `EMFILE`, ...
-pub fn open(name: &SegmentName, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+pub fn open(name: &SegmentName, flags: OpenFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = flags | OpenFlags::CLOEXEC | OpenFlags::NOFOLLOW | OpenFlags::NONBLOCK;
     loop {
         match rustix::fs::open(path(name).as_slice(), flags, Mode::from_raw_mode(mode)) {
             Err(Errno::INTR) => {}

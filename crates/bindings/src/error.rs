@@ -1,0 +1,34 @@
+//! The core's errors as Python's exceptions: one table.
+//!
+//! What has an errno becomes `OSError` (Python picks `FileExistsError`,
+//! `FileNotFoundError`, ... from it), with the message as its `strerror` and the
+//! segment's name as its `filename`.
+
+use pyo3::exceptions::{PyIndexError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use shared_numpy_core::error::Error;
+
+/// The exception for `error`.
+pub(crate) fn exception(error: Error) -> PyErr {
+    let message = error.to_string();
+    match error {
+        Error::Os { name, errno, .. } => {
+            // The system's words alone: tools and people search for them.
+            let words = std::io::Error::from(errno).to_string();
+            let words = words.split(" (os error").next().unwrap_or_default();
+            PyOSError::new_err((errno.raw_os_error(), words.to_owned(), slashed(&name)))
+        }
+        Error::NoSpace { ref name, .. } | Error::Replaced { ref name } => {
+            let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
+            PyOSError::new_err((errno, message, slashed(name)))
+        }
+        Error::BadName { .. } | Error::Empty { .. } => PyValueError::new_err(message),
+        Error::OutOfBounds { .. } => PyIndexError::new_err(message),
+        Error::ReadOnly => PyTypeError::new_err(message),
+        _ => PyRuntimeError::new_err(message),
+    }
+}
+
+fn slashed(name: &str) -> String {
+    format!("/{name}")
+}
