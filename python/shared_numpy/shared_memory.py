@@ -82,7 +82,6 @@ class SharedMemory:
     _track = None
     _readonly = False
     _identity = None
-    _segment = None
     _opened_fd = -1
 
     def __init__(self, name=None, create=False, size=0, *, track=None,
@@ -100,27 +99,26 @@ class SharedMemory:
         if mode is not None:
             self._mode = mode
         self._track = track
-        self._readonly = bool(readonly)
         if not create:
+            self._readonly = bool(readonly)
             self._attach(name)
         elif name is None:
             self._create_unnamed(size, reserve)
         else:
             self._create(name, size, reserve)
-        segment = self._segment
-        self._size = segment.size
-        self._mmap = segment.exporter()
+        self._size = len(self._mmap)
         self._buf = memoryview(self._mmap)
 
     def _attach(self, name):
-        segment = _core.segment_attach(name, self._flags, self._mode, self._readonly)
-        self._take(segment)
+        self._mmap, self._identity = _core.segment_attach(
+            name, self._flags, self._mode, self._readonly)
+        self._name = "/" + name.lstrip("/")
         if self._track:
             _tracker.register("shared_memory", self._name, self._identity)
 
     def _create(self, name, size, reserve):
-        segment = _core.segment_create(name, size, self._mode, reserve)
-        self._take(segment)
+        self._mmap, self._identity = _core.segment_create(name, size, self._mode, reserve)
+        self._name = "/" + name.lstrip("/")
         if self._track is not False:
             try:
                 _tracker.register("shared_memory", self._name, self._identity)
@@ -138,7 +136,8 @@ class SharedMemory:
             if tracked:
                 _tracker.register("shared_memory", name)
             try:
-                segment = _core.segment_create(name, size, self._mode, reserve)
+                self._mmap, self._identity = _core.segment_create(
+                    name, size, self._mode, reserve)
             except FileExistsError:
                 if tracked:
                     _tracker.unregister("shared_memory", name)
@@ -147,13 +146,8 @@ class SharedMemory:
                     _tracker.unregister("shared_memory", name)
                 raise
             else:
-                self._take(segment)
+                self._name = name
                 return
-
-    def _take(self, segment):
-        self._segment = segment
-        self._identity = segment.identity
-        self._name = "/" + os.fsdecode(segment.name)
 
     def __reduce__(self):
         keywords = {}
@@ -197,11 +191,12 @@ class SharedMemory:
         The number is checked at each use: a daemon may have closed all
         descriptors, and the number may be another file's by now.
         """
-        if self._segment is None:
+        if self._mmap is None:
             return -1
         fd = self._opened_fd
         if fd < 0 or not self._is_ours(fd):
-            fd = self._opened_fd = self._segment.reopen()
+            fd = self._opened_fd = _core.segment_reopen(
+                self._name, self._identity, self._readonly)
         return fd
 
     @_fd.setter
@@ -223,7 +218,6 @@ class SharedMemory:
         fd, self._opened_fd = self._opened_fd, -1
         self._buf = None
         self._mmap = None
-        self._segment = None
         if fd >= 0 and self._is_ours(fd):
             os.close(fd)
 

@@ -1,4 +1,4 @@
-//! `_core.Segment`: a named segment, and the functions that make and remove one.
+//! Named segments: the functions that make, open and remove one.
 
 use std::ffi::OsString;
 use std::os::fd::IntoRawFd;
@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyFileNotFoundError, PyKeyboardInterrupt};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use shared_numpy_core::error::Error;
 use shared_numpy_core::name::SegmentName;
 use shared_numpy_core::segment::{self, CreateOptions, Reserve};
@@ -20,50 +19,20 @@ use crate::gil;
 /// Above this size other Python threads run while memory is committed.
 const DETACH_ABOVE_BYTES: usize = 4 << 20;
 
-/// A named segment mapped into this process; the memory lives as long as its
-/// exporters or this object.
-#[pyclass(frozen, module = "shared_numpy._core")]
-pub(crate) struct Segment {
-    inner: segment::Segment,
-}
+/// What Python gets of a segment: its memory as a buffer, and `(device, inode)`.
+type Parts<'py> = (Bound<'py, PyAny>, (u64, u64));
 
-#[pymethods]
-impl Segment {
-    /// The size in bytes.
-    #[getter]
-    fn size(&self) -> usize {
-        self.inner.mapping().len()
-    }
-
-    /// The canonical name, without a slash, as the file system's bytes.
-    #[getter]
-    fn name<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.inner.name().as_bytes())
-    }
-
-    /// `(device, inode)` of the file that was opened.
-    #[getter]
-    fn identity(&self) -> (u64, u64) {
-        let Identity { dev, ino } = self.inner.identity();
-        (dev, ino)
-    }
-
-    /// The memory as a buffer. All views of it keep the memory mapped.
-    fn exporter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        exporter::new(py, Arc::clone(self.inner.mapping()), false)
-    }
-
-    /// Opens the file anew; the caller owns the descriptor.
-    fn reopen(&self) -> PyResult<i32> {
-        Ok(self.inner.reopen().map_err(exception)?.into_raw_fd())
-    }
+fn parts(py: Python<'_>, segment: segment::Segment) -> PyResult<Parts<'_>> {
+    let Identity { dev, ino } = segment.identity();
+    let exporter = exporter::new(py, Arc::clone(segment.mapping()), false)?;
+    Ok((exporter, (dev, ino)))
 }
 
 fn parse(name: &OsString) -> PyResult<SegmentName> {
     SegmentName::new(name.as_bytes()).map_err(exception)
 }
 
-/// Creates a segment of `size` zero bytes.
+/// Creates a segment of `size` zero bytes and maps it.
 #[pyfunction]
 fn segment_create(
     py: Python<'_>,
@@ -71,7 +40,7 @@ fn segment_create(
     size: usize,
     mode: u32,
     reserve: Option<bool>,
-) -> PyResult<Segment> {
+) -> PyResult<Parts<'_>> {
     let name = parse(&name)?;
     let options = CreateOptions {
         mode,
@@ -98,7 +67,7 @@ fn segment_create(
         segment::Segment::create(name, size, options, &mut || true)
     };
     match made {
-        Ok(inner) => Ok(Segment { inner }),
+        Ok(segment) => parts(py, segment),
         Err(Error::Interrupted) => {
             Err(interrupt.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())))
         }
@@ -109,15 +78,31 @@ fn segment_create(
 /// Opens and maps an existing segment. `flags` are `os.O_*`; its access mode is
 /// set by `readonly`.
 #[pyfunction]
-fn segment_attach(name: OsString, flags: u32, mode: u32, readonly: bool) -> PyResult<Segment> {
-    let inner = segment::Segment::attach(
+fn segment_attach(
+    py: Python<'_>,
+    name: OsString,
+    flags: u32,
+    mode: u32,
+    readonly: bool,
+) -> PyResult<Parts<'_>> {
+    let segment = segment::Segment::attach(
         parse(&name)?,
         OpenFlags::from_bits_retain(flags),
         mode,
         readonly,
     )
     .map_err(exception)?;
-    Ok(Segment { inner })
+    parts(py, segment)
+}
+
+/// Opens a segment's file anew, if the name still leads to `identity`; the caller
+/// owns the descriptor.
+#[pyfunction]
+fn segment_reopen(name: OsString, identity: (u64, u64), readonly: bool) -> PyResult<i32> {
+    let (dev, ino) = identity;
+    segment::reopen(&parse(&name)?, Identity { dev, ino }, readonly)
+        .map(IntoRawFd::into_raw_fd)
+        .map_err(exception)
 }
 
 /// Removes a name, only if it still leads to `identity` where that is given.
@@ -136,9 +121,9 @@ fn segment_unlink(name: OsString, identity: Option<(u64, u64)>) -> PyResult<()> 
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<Segment>()?;
     m.add_function(wrap_pyfunction!(segment_create, m)?)?;
     m.add_function(wrap_pyfunction!(segment_attach, m)?)?;
+    m.add_function(wrap_pyfunction!(segment_reopen, m)?)?;
     m.add_function(wrap_pyfunction!(segment_unlink, m)?)?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`Segment::create`] either returns a segment of exactly the size asked, with
 //!   its memory committed (see [`Reserve`]), or leaves nothing behind.
-//! - A segment keeps no file descriptor; [`Segment::reopen`] opens one anew and
+//! - A segment keeps no file descriptor; [`reopen`] opens one anew and
 //!   refuses if the name leads elsewhere by then.
 //! - [`unlink`] removes only the file that was opened.
 //! - Memory stays mapped while an `Arc` of [`Segment::mapping`] lives, whatever
@@ -94,7 +94,7 @@ impl Segment {
             Ok((identity, mapping)) => Ok(Segment {
                 name,
                 identity,
-                mapping: Arc::new(mapping),
+                mapping,
             }),
             Err(error) => {
                 // Ours by O_EXCL. Should it fail the first error is the one to tell.
@@ -110,7 +110,7 @@ impl Segment {
         size_bytes: usize,
         options: CreateOptions,
         keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<(Identity, Mapping)> {
+    ) -> Result<(Identity, Arc<Mapping>)> {
         let os = |operation| move |errno| Error::os(operation, name.display(), errno);
         if options.mode & 0o7777 != 0o600 {
             shm::set_mode(fd, options.mode & 0o7777)
@@ -140,11 +140,13 @@ impl Segment {
                 return Err(no_space(free_bytes));
             }
         }
-        shm::set_len(fd, wanted_bytes).map_err(os("set the size of shared memory"))?;
+        // Committing sets the size as well.
+        let mut is_sized = false;
         if commit {
             match shm::reserve(fd, wanted_bytes, keep_going) {
+                Ok(()) => is_sized = true,
                 // A file system that cannot reserve: the check above has to do.
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(Errno::OPNOTSUPP) => {}
                 Err(Errno::NOSPC) => {
                     let held_bytes = shm::status(fd).map_or(0, |status| status.committed_bytes);
                     return Err(no_space(free_bytes()?.saturating_add(held_bytes)));
@@ -153,8 +155,14 @@ impl Segment {
                 Err(errno) => return Err(os("reserve shared memory")(errno)),
             }
         }
+        if !is_sized {
+            shm::set_len(fd, wanted_bytes).map_err(os("set the size of shared memory"))?;
+        }
         let status = shm::status(fd).map_err(os("look at shared memory"))?;
-        let mapping = Mapping::new(fd, size_bytes, false).map_err(os("map shared memory"))?;
+        let mapping = shared::find_or_map(status.identity, size_bytes, false, || {
+            Mapping::new(fd, size_bytes, false)
+        })
+        .map_err(os("map shared memory"))?;
         Ok((status.identity, mapping))
     }
 
@@ -170,12 +178,7 @@ impl Segment {
     pub fn attach(name: SegmentName, flags: OpenFlags, mode: u32, read_only: bool) -> Result<Self> {
         const ATTACH: &str = "attach to shared memory";
         let os = |errno| Error::os(ATTACH, name.display(), errno);
-        let access = if read_only {
-            OpenFlags::RDONLY
-        } else {
-            OpenFlags::RDWR
-        };
-        let flags = (flags - OpenFlags::RWMODE) | access;
+        let flags = (flags - OpenFlags::RWMODE) | access(read_only);
         let fd = shm::open(&name, flags, mode).map_err(os)?;
         let status = shm::status(&fd).map_err(os)?;
         if !status.is_regular {
@@ -187,11 +190,14 @@ impl Segment {
             });
         }
         let size = usize::try_from(status.size_bytes).map_err(|_| os(Errno::OVERFLOW))?;
-        let mapping = Mapping::new(&fd, size, read_only).map_err(os)?;
+        let mapping = shared::find_or_map(status.identity, size, read_only, || {
+            Mapping::new(&fd, size, read_only)
+        })
+        .map_err(os)?;
         Ok(Segment {
             name,
             identity: status.identity,
-            mapping: Arc::new(mapping),
+            mapping,
         })
     }
 
@@ -209,27 +215,30 @@ impl Segment {
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
+}
 
-    /// Opens the segment's file again.
-    ///
-    /// # Errors
-    ///
-    /// `ENOENT` when its name was removed; [`Error::Replaced`] when the name now
-    /// leads to another segment.
-    pub fn reopen(&self) -> Result<OwnedFd> {
-        let os = |errno| Error::os("open shared memory", self.name.display(), errno);
-        let access = if self.mapping.is_read_only() {
-            OpenFlags::RDONLY
-        } else {
-            OpenFlags::RDWR
-        };
-        let fd = shm::open(&self.name, access, 0).map_err(os)?;
-        if shm::status(&fd).map_err(os)?.identity != self.identity {
-            return Err(Error::Replaced {
-                name: self.name.display(),
-            });
-        }
-        Ok(fd)
+/// Opens the file `name` again, if it is still `expected`.
+///
+/// # Errors
+///
+/// `ENOENT` when the name was removed; [`Error::Replaced`] when it now leads to
+/// another segment.
+pub fn reopen(name: &SegmentName, expected: Identity, read_only: bool) -> Result<OwnedFd> {
+    let os = |errno| Error::os("open shared memory", name.display(), errno);
+    let fd = shm::open(name, access(read_only), 0).map_err(os)?;
+    if shm::status(&fd).map_err(os)?.identity != expected {
+        return Err(Error::Replaced {
+            name: name.display(),
+        });
+    }
+    Ok(fd)
+}
+
+fn access(read_only: bool) -> OpenFlags {
+    if read_only {
+        OpenFlags::RDONLY
+    } else {
+        OpenFlags::RDWR
     }
 }
 
@@ -250,4 +259,56 @@ pub fn unlink(name: &SegmentName, expected: Option<Identity>) -> Result<()> {
         },
         errno => Error::os("unlink shared memory", name.display(), errno),
     })
+}
+
+/// One mapping for all who attach to the same segment in this process.
+///
+/// Guarantee: it only saves work. The kernel allows a process some 65,000 mappings;
+/// objects that are many and name one segment need one. When the table is busy, as
+/// it may stay for ever in a child forked at a bad moment, a mapping is made as if
+/// there were no table.
+mod shared {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+    use rustix::io::Errno;
+
+    use crate::mapping::Mapping;
+    use crate::sys::shm::Identity;
+
+    /// Which file, how much of it, and whether read-only.
+    type Key = (Identity, usize, bool);
+
+    /// Dead entries are thrown out whenever the table has grown to twice what was
+    /// alive the last time, and never below this many.
+    const PRUNE_FROM: usize = 64;
+
+    #[derive(Default)]
+    struct Table {
+        mappings: HashMap<Key, Weak<Mapping>>,
+        prune_at: usize,
+    }
+
+    pub(super) fn find_or_map(
+        identity: Identity,
+        len_bytes: usize,
+        read_only: bool,
+        map: impl FnOnce() -> Result<Mapping, Errno>,
+    ) -> Result<Arc<Mapping>, Errno> {
+        static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
+        let Ok(mut table) = TABLE.get_or_init(Mutex::default).try_lock() else {
+            return map().map(Arc::new);
+        };
+        let key = (identity, len_bytes, read_only);
+        if let Some(mapping) = table.mappings.get(&key).and_then(Weak::upgrade) {
+            return Ok(mapping);
+        }
+        let mapping = Arc::new(map()?);
+        table.mappings.insert(key, Arc::downgrade(&mapping));
+        if table.mappings.len() >= table.prune_at.max(PRUNE_FROM) {
+            table.mappings.retain(|_, weak| weak.strong_count() > 0);
+            table.prune_at = 2 * table.mappings.len();
+        }
+        Ok(mapping)
+    }
 }

@@ -1,8 +1,9 @@
 //! A mapping of a file that unmaps itself.
 //!
 //! Guarantees: never mapped at an address the caller chose, never zero long,
-//! left out of core dumps (a core of an untouched shared mapping would commit
-//! every page of it), and unmapped exactly once, when the [`Map`] is dropped.
+//! left out of core dumps from [`DUMP_BELOW_BYTES`] up (a core of an untouched
+//! shared mapping would commit every page of it), and unmapped exactly once, when
+//! the [`Map`] is dropped.
 
 #![allow(unsafe_code)]
 
@@ -11,6 +12,10 @@ use std::ptr::NonNull;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// Smaller mappings stay in core dumps: they cost little there, and asking the
+/// kernel to leave one out takes as long as mapping it.
+pub const DUMP_BELOW_BYTES: usize = 1 << 20;
 
 /// An owned, shared mapping of `len` bytes at `start`.
 #[derive(Debug)]
@@ -55,10 +60,12 @@ impl Map {
             start: NonNull::new(start.cast()).ok_or(Errno::FAULT)?,
             len,
         };
-        // Advice that an old kernel may not know; nothing depends on it.
-        // SAFETY: the range is the mapping made above, and this advice changes
-        // no bytes and no protection.
-        let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontDump) };
+        if len >= DUMP_BELOW_BYTES {
+            // Advice that an old kernel may not know; nothing depends on it.
+            // SAFETY: the range is the mapping made above, and this advice changes
+            // no bytes and no protection.
+            let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontDump) };
+        }
         Ok(map)
     }
 

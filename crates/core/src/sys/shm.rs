@@ -128,7 +128,8 @@ pub fn set_len(fd: impl AsFd, size_bytes: u64) -> Result<(), Errno> {
     }
 }
 
-/// Commits memory for the first `size_bytes` bytes, in steps.
+/// Commits memory for the first `size_bytes` bytes, in steps; the file grows to
+/// that size as it goes.
 ///
 /// `keep_going` is asked whenever a signal arrived and between steps; `false`
 /// stops with `ECANCELED`. What was committed stays: the caller removes the file.
