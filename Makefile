@@ -1,0 +1,60 @@
+# The only entry: everything that is done with this repository is a target here, and CI calls nothing else (.ci/run).
+# Longer logic is in ci/, one file per subject. Needed on the machine: Rust, make, a CPython. The rest is fetched from PyPI into .venvs/.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+export PYO3_NO_PYTHON := 1
+export PYTHONDONTWRITEBYTECODE := 1
+
+# A Python that can run ci/*.py, asked for only by targets that need one.
+PY = $(shell sh ci/find-python.sh)
+BUILD_PYTHON := .venvs/build/bin/python
+LINT_PYTHON := .venvs/lint/bin/python
+# What the wheel is made of.
+SOURCES := $(shell find crates python/shared_numpy -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name 'Cargo.toml') \
+	Cargo.toml Cargo.lock setup.py pyproject.toml MANIFEST.in $(wildcard ci/build_wheel.py ci/check_wheel.py ci/zig-cc README.md)
+
+##@ Everyday
+
+help:  ## This list
+	@sed -n 's/^##@ \(.*\)/\n\1:/p; s/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+develop: need-cargo  ## Debug build into python/shared_numpy, for PYTHONPATH=python (PROFILE=release for a fast one)
+	@sh ci/develop.sh $(PROFILE)
+
+##@ Packages
+
+wheel: build/wheel.stamp  ## dist/*.whl: the manylinux2014 wheel for CPython 3.6 and newer
+	@ls dist/*.whl
+
+build/wheel.stamp: $(SOURCES) | need-cargo build-venv
+	$(BUILD_PYTHON) ci/build_wheel.py && touch $@
+
+sdist: need-cargo build-venv  ## dist/*.tar.gz: the sources, from which pip can build
+	@rm -f dist/*.tar.gz && $(BUILD_PYTHON) -m build -q --sdist --no-isolation -o dist . && ls dist/*.tar.gz
+
+check-wheel: build-venv  ## Check the wheel in dist/: size, tags, contents, symbol versions
+	$(BUILD_PYTHON) ci/check_wheel.py dist/*.whl
+
+##@ Environments
+
+interpreters:  ## The CPythons found on this machine, and what was left out
+	@"$(PY)" ci/interpreters.py
+
+venvs: wheel  ## .venvs/cp36 ...: one environment for each CPython, with NumPy, pytest and the wheel
+	@"$(PY)" ci/venvs.py
+
+build-venv:
+	@"$(PY)" ci/make_venv.py .venvs/build --python "$$("$(PY)" ci/interpreters.py --newest)" -r ci/requirements-build.txt
+
+lint-venv:
+	@"$(PY)" ci/make_venv.py .venvs/lint --python "$$("$(PY)" ci/interpreters.py --newest)" -r ci/requirements-lint.txt
+
+clean:  ## Remove everything that was built or fetched
+	rm -rf build dist target .venvs python/*.egg-info python/shared_numpy/*.so python/shared_numpy/shared-numpy-tracker
+
+need-cargo:
+	@command -v cargo >/dev/null || { echo "cargo was not found: install Rust (https://rustup.rs), or put it on PATH" >&2; exit 1; }
+
+.PHONY: help develop wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo
