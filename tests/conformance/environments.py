@@ -27,6 +27,10 @@ class SetupError(Exception):
     """An environment could not be made; the text says why."""
 
 
+class NoTests(SetupError):
+    """This machine lacks the test file that the interpreter would run: nobody's fault."""
+
+
 def clean_environment():
     """Our environment variables without those that change what a Python imports."""
     return {key: value for key, value in os.environ.items()
@@ -61,15 +65,15 @@ def describe(tag, path):
 
 
 def test_file(interpreter, everyone):
-    """(path, version) of the test file that `interpreter` runs. SetupError when there is none on this machine."""
+    """(path, version) of the test file that `interpreter` runs. NoTests when there is none on this machine."""
     source = interpreter
     if interpreter.tag in BACKPORT_TAGS:
         sources = [other for other in everyone if other.tag == BACKPORT_SOURCE]
         if not sources:
-            raise SetupError("its tests are those of CPython 3.8, which was not found")
+            raise NoTests("its tests are those of CPython 3.8, which was not found")
         source = sources[0]
     if source.tests is None:
-        raise SetupError("{} is installed without CPython's own tests".format(source.path))
+        raise NoTests("{} is installed without CPython's own tests".format(source.path))
     return source.tests, source.version
 
 

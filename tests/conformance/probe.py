@@ -64,12 +64,12 @@ def main(start_method):
     child = context.Process(target=_report, args=(writer,))
     child.start()
     writer.close()
-    answers = {"parent": identity(), "child": reader.recv()}
+    answers = {"parent": identity(), "{} child".format(start_method): reader.recv()}
     child.join()
     code = "import sys; sys.path.append({!r}); import probe, json; print(json.dumps(probe.identity()))".format(
         os.path.dirname(os.path.abspath(__file__)))
     isolated = subprocess.run([sys.executable, "-I", "-c", code], stdout=subprocess.PIPE, check=True)
-    answers["isolated"] = json.loads(isolated.stdout.decode("utf-8"))
+    answers["isolated interpreter"] = json.loads(isolated.stdout.decode("utf-8"))
     print(json.dumps(answers))
 
 

@@ -16,7 +16,7 @@ ALARMS = re.compile(r"Traceback \(most recent call last\)|Exception ignored|KeyE
 def new_row(interpreter, start_method):
     """A row that says nothing yet."""
     return {"tag": interpreter.tag, "version": list(interpreter.version), "start_method": start_method,
-            "tests_of": None, "passed": 0, "total": 0, "ok": False, "seconds": None,
+            "tests_of": None, "not_run": None, "passed": 0, "total": 0, "ok": False, "seconds": None,
             "failures": [], "left_out": [], "problems": [], "tests": [], "processes_left": [], "shm_new": [], "log": None}
 
 
@@ -117,6 +117,8 @@ def line(row):
     """One line for one finished run."""
     text = "{:6} {:10} {:>3}/{:<3}{}".format(row["tag"], row["start_method"], row["passed"], row["total"],
                                              "" if row["seconds"] is None else " {:5.1f} s".format(row["seconds"]))
+    if row["not_run"]:
+        return "{:6} {:10} not run: {}".format(row["tag"], row["start_method"], row["not_run"])
     details = ["{} {}".format(failure["test"], failure["outcome"]) for failure in row["failures"]]
     details += [_brief(problem) for problem in row["problems"]]
     return text + ("  " + details[0] if details else "") + (" (and {} more)".format(len(details) - 1) if details[1:] else "")
@@ -132,7 +134,8 @@ def summary(results):
     for tag in dict.fromkeys(row["tag"] for row in rows):
         own = {row["start_method"]: row for row in rows if row["tag"] == tag}
         any_row = list(own.values())[0]
-        cells = ["{}/{}{}".format(own[m]["passed"], own[m]["total"], "" if own[m]["ok"] else " !") for m in methods]
+        cells = ["not run" if own[m]["not_run"] else
+                 "{}/{}{}".format(own[m]["passed"], own[m]["total"], "" if own[m]["ok"] else " !") for m in methods]
         out.append("{:6} {:11} {}  {}".format(tag, ".".join(map(str, any_row["version"])),
                                               " ".join("{:>12}".format(cell) for cell in cells), any_row["tests_of"] or "-"))
     lines = []
@@ -141,6 +144,8 @@ def summary(results):
         lines += [("FAILED  {test}: {outcome}: {brief}".format(brief=_brief(failure["text"]), **failure), place)
                   for failure in row["failures"]]
         lines += [("PROBLEM {}".format(_brief(problem)), place) for problem in row["problems"]]
+    lines += [("NOT RUN {}".format(row["not_run"]), "{} {}".format(row["tag"], row["start_method"]))
+              for row in rows if row["not_run"]]
     lines += [("LEFT    /dev/shm/{}".format(name), "all") for name in results["shm_left"]]
     lines += [("left out: {test}: {reason}".format(**left), "{} {}".format(row["tag"], row["start_method"]))
               for row in rows for left in row["left_out"]]

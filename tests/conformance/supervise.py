@@ -4,20 +4,28 @@ Guarantees: whatever the command leaves behind (double forks, daemons, new sessi
 same when the time is over, when this process gets SIGTERM, and when the process that started it is gone (its end of
 our standard input is closed then). Only descendants of this process are ever signalled.
 
-Writes one JSON object to `--report`. Linux: orphans come back to this process as their "subreaper"; elsewhere only the
+The command works in a temporary directory of its own, which is removed. Writes one JSON object to `--report`. Linux: orphans come back to this process as their "subreaper"; elsewhere only the
 command's own process group is held. Standard library only, 3.6 syntax.
 """
 import argparse
+import glob
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 POLL_S = 0.05
 PR_SET_CHILD_SUBREAPER = 36
+
+# Those that tidy up once everybody else is dead get the time to do so before they are killed as well.
+TRACKERS = re.compile(r"shared-numpy-tracker|(resource|semaphore)_tracker import main")
+TRACKERS_GET_S = 3.0
 
 
 def become_subreaper():
@@ -74,14 +82,27 @@ def shm_entries():
     return entries
 
 
+def shm_in_use():
+    """Names in /dev/shm that some live process, as far as we may look, has mapped."""
+    names = set()
+    for path in glob.glob("/proc/[0-9]*/maps"):
+        try:
+            with open(path, errors="replace") as maps:
+                names.update(line.split("/dev/shm/", 1)[1].rstrip("\n") for line in maps if "/dev/shm/" in line)
+        except OSError:
+            pass
+    return names
+
+
 class Leash:
     """The command and all that comes from it."""
 
-    def __init__(self, command, log, errors):
+    def __init__(self, command, log, errors, scratch):
         self.complete = become_subreaper()
         with open(log, "wb") as out, open(errors, "wb") as err:
             self.pid = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True).pid
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+                cwd=scratch, env=dict(os.environ, TMPDIR=scratch)).pid
         self.status = None
         self.childless = False
 
@@ -105,16 +126,16 @@ class Leash:
             time.sleep(0.5)
 
     def kill(self):
-        """End everything. Descendants may still fork while they are being killed, hence the loop."""
+        """End everything, trackers last. Descendants may still fork while they are being killed, hence the loop."""
+        spare_until = time.monotonic() + TRACKERS_GET_S
         while not self.childless:
-            targets = [pid for pid, _ in descendants()]
-            if not targets and self.status is None:
-                targets = [self.pid]
-            for pid in targets:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            spare = time.monotonic() < spare_until
+            for pid, line in descendants() or [(self.pid, "")] * (self.status is None):
+                if not (spare and TRACKERS.search(line)):
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
             time.sleep(0.01)
             self.reap()
 
@@ -134,10 +155,26 @@ def main():
     stop = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.append(True))
-    before = shm_entries()
-    started = time.monotonic()
-    leash = Leash(command, options.log, options.errors)
+    # Short: the path of a fork server's socket, which is made below it, may have 107 bytes.
+    scratch = tempfile.mkdtemp(prefix="conf-")
+    try:
+        before = shm_entries()
+        leash = Leash(command, options.log, options.errors, scratch)
+        report = hold(leash, options, stop)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if report is None:
+        return 1
+    # Others may use /dev/shm meanwhile: these are suspects, the caller looks again at its end.
+    report["shm_new"] = sorted(name for name, key in shm_entries().items() if before.get(name) != key)
+    with open(options.report, "w") as file:
+        json.dump(report, file)
+    return 0
 
+
+def hold(leash, options, stop):
+    """Wait for the end of it all. The report, or None when it was cut short from outside."""
+    started = time.monotonic()
     timed_out, left, ended = False, [], None
     while not leash.childless:
         try:
@@ -148,7 +185,7 @@ def main():
         now = time.monotonic()
         if stop or orphaned:
             leash.kill()
-            return 1
+            return None
         if leash.status is None and now - started > options.limit:
             timed_out = True
             leash.traceback()
@@ -159,19 +196,13 @@ def main():
                 left = [{"pid": pid, "command": line} for pid, line in descendants()]
                 leash.kill()
 
-    after = shm_entries()
-    report = {
+    return {
         "status": leash.status,
         "timed_out": timed_out,
         "seconds": round((ended or time.monotonic()) - started, 2),
         "processes_left": left,
         "all_descendants_seen": leash.complete,
-        # Others may use /dev/shm meanwhile: these are suspects, the caller looks again at its end.
-        "shm_new": sorted(name for name, key in after.items() if before.get(name) != key),
     }
-    with open(options.report, "w") as file:
-        json.dump(report, file)
-    return 0
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ class Events:
 
 
 def short_id(test):
-    """`Class.test` without the module and without the prefix that CPython's factory adds."""
+    """`Class.test` without the module; CPython's factory makes `WithProcessesTestX` of `_TestX`, told as `TestX`."""
     name = ".".join(test.id().split(".")[-2:])
-    return re.sub(r"^With(Processes|Threads|Manager)(?=Test)", "", name)
+    return re.sub(r"^WithProcesses(?=Test)", "", name)
 
 
 class Result(unittest.TestResult):
@@ -129,7 +129,7 @@ def selected_tests(pattern, start_method, events):
     tests = []
     for name, cls in list(vars(cases).items()):
         if isinstance(cls, type) and issubclass(cls, unittest.TestCase):
-            if chosen.match(re.sub(r"^With(Processes|Threads|Manager)(?=Test)", "", name)):
+            if chosen.match(re.sub(r"^With(Processes|Threads|Manager)(?=Test)", "_", name)):
                 tests.extend(loader.loadTestsFromTestCase(cls))
     if pattern is None:
         if len(tests) < selection.FEWEST_TESTS:
@@ -152,14 +152,14 @@ def check_identity(start_method, ours, events):
         return
     events.write("identity", answers=answers)
     for who, seen in sorted(answers.items()):
-        for objection in objections(seen, ours):
-            events.write("problem", text="wrong module in {}: {}".format(who, objection))
+        report_objections("in the {}".format(who), seen, ours, events)
 
 
-def check_here(when, ours, events):
-    """The same in this very process."""
-    for objection in objections(identity(), ours):
-        events.write("problem", text="wrong module {}: {}".format(when, objection))
+def report_objections(where, seen, ours, events):
+    """One problem for all subjects that are not whose they should be."""
+    wrong = objections(seen, ours)
+    if wrong:
+        events.write("problem", text="wrong modules {}: {}".format(where, "; ".join(wrong)))
 
 
 def main():
@@ -182,9 +182,9 @@ def main():
     except BaseException:
         events.write("problem", text="the tests cannot be loaded\n" + traceback.format_exc())
         raise
-    check_here("before the tests", ours, events)
+    report_objections("before the tests", identity(), ours, events)
     suite.run(Result(events, sys.stdout))
-    check_here("after the tests", ours, events)
+    report_objections("after the tests", identity(), ours, events)
     from test import support
     if getattr(support, "environment_altered", False):
         events.write("problem", text="the tests left processes or threads behind (see the log)")
