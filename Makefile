@@ -6,6 +6,14 @@
 SHELL := /bin/sh
 export PYO3_NO_PYTHON := 1
 export PYTHONDONTWRITEBYTECODE := 1
+# No recursive make here; cargo would take the variable for a job server's.
+unexport MAKEFLAGS
+
+# A machine may have Rust and no C compiler: then zig, which links the wheel, links everything.
+ifeq ($(shell command -v cc),)
+export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_LINKER := $(CURDIR)/ci/zig-cc
+develop test lint: | build-venv
+endif
 
 # A Python that can run ci/*.py, asked for only by targets that need one.
 PY = $(shell sh ci/find-python.sh)
@@ -18,14 +26,26 @@ SOURCES := $(shell find crates python/shared_numpy -name '*.rs' -o -name '*.py' 
 ##@ Everyday
 
 help:  ## This list
-	@sed -n 's/^##@ \(.*\)/\n\1:/p; s/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^##@ \(.*\)/\n\1:/p; s/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 develop: need-cargo  ## Debug build into python/shared_numpy, for PYTHONPATH=python (PROFILE=release for a fast one)
 	@sh ci/develop.sh $(PROFILE)
 
+test: venvs need-cargo  ## All tests: Rust, our suite and CPython's own on every CPython found (TEST="--only cp36" for a part)
+	@"$(PY)" ci/matrix.py $(TEST)
+
+lint: need-cargo lint-venv  ## Formatting, clippy, ruff, mypy, and whether the shipped files are 3.6 syntax
+	@"$(PY)" ci/lint.py
+
+demo: demo-venv  ## The examples, on the oldest CPython found
+	@sh ci/demo.sh
+
+bench: venvs  ## Measurements against the standard library, on 3.11 and the newest
+	@"$(PY)" ci/bench.py
+
 ##@ Packages
 
-wheel: build/wheel.stamp  ## dist/*.whl: the manylinux2014 wheel for CPython 3.6 and newer
+wheel: build/wheel.stamp check-wheel  ## dist/*.whl: the manylinux2014 wheel for CPython 3.6 and newer, checked
 	@ls dist/*.whl
 
 build/wheel.stamp: $(SOURCES) | need-cargo build-venv
@@ -34,15 +54,15 @@ build/wheel.stamp: $(SOURCES) | need-cargo build-venv
 sdist: need-cargo build-venv  ## dist/*.tar.gz: the sources, from which pip can build
 	@rm -f dist/*.tar.gz && $(BUILD_PYTHON) -m build -q --sdist --no-isolation -o dist . && ls dist/*.tar.gz
 
-check-wheel: build-venv  ## Check the wheel in dist/: size, tags, contents, symbol versions
-	$(BUILD_PYTHON) ci/check_wheel.py dist/*.whl
+check-wheel: build/wheel.stamp  ## Check the wheel in dist/: size, tags, contents, symbol versions
+	@$(BUILD_PYTHON) ci/check_wheel.py dist/*.whl
 
 ##@ Environments
 
 interpreters:  ## The CPythons found on this machine, and what was left out
 	@"$(PY)" ci/interpreters.py
 
-venvs: wheel  ## .venvs/cp36 ...: one environment for each CPython, with NumPy, pytest and the wheel
+venvs: build/wheel.stamp  ## .venvs/cp36 ...: one environment for each CPython, with NumPy, pytest and the wheel
 	@"$(PY)" ci/venvs.py
 
 build-venv:
@@ -51,10 +71,13 @@ build-venv:
 lint-venv:
 	@"$(PY)" ci/make_venv.py .venvs/lint --python "$$("$(PY)" ci/interpreters.py --newest)" -r ci/requirements-lint.txt
 
+demo-venv: build/wheel.stamp
+	@"$(PY)" ci/make_venv.py .venvs/demo --python "$$("$(PY)" ci/interpreters.py --oldest)" -r examples/requirements.txt --wheel dist/*.whl
+
 clean:  ## Remove everything that was built or fetched
 	rm -rf build dist target .venvs python/*.egg-info python/shared_numpy/*.so python/shared_numpy/shared-numpy-tracker
 
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo was not found: install Rust (https://rustup.rs), or put it on PATH" >&2; exit 1; }
 
-.PHONY: help develop wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo
+.PHONY: help develop test lint demo bench demo-venv wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo

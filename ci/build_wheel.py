@@ -4,7 +4,7 @@
 What this file guarantees:
 
 * afterwards ``dist/`` holds exactly one wheel, tagged ``cp36-abi3`` and ``manylinux2014`` (also by its newer name,
-  ``manylinux_2_17``), and it passed ``ci/check_wheel.py``; a failed build leaves the wheel that was there;
+  ``manylinux_2_17``); a failed build leaves the wheel that was there. ``ci/check_wheel.py`` says whether it is fit to publish;
 * nothing of an earlier build gets in (setuptools' ``build/lib`` is removed first);
 * linked for glibc 2.17 on any machine, with no C compiler or binutils: zig from PyPI is the linker;
 * no path of the machine that built it is in the binaries.
@@ -15,8 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-
-import check_wheel
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DIST = os.path.join(ROOT, "dist")
@@ -39,8 +37,6 @@ def environment():
         "CARGO_TARGET_{}_LINKER".format(triple.upper().replace("-", "_")): os.path.join(ROOT, "ci", "zig-cc"),
         # The last mapping that fits wins, so the most special one comes last.
         "RUSTFLAGS": " ".join("--remap-path-prefix={}={}".format(*pair) for pair in remap),
-        "SHARED_NUMPY_ZIG_PYTHON": sys.executable,
-        "SHARED_NUMPY_ZIG_TARGET": arch + "-linux-gnu.2.17",
         # A cache of our own: two builds at once must not share a half-written one.
         "ZIG_GLOBAL_CACHE_DIR": os.path.join(BUILD, "zig-cache"),
         "ZIG_LOCAL_CACHE_DIR": os.path.join(BUILD, "zig-cache"),
@@ -74,16 +70,13 @@ def main():
          "manylinux_2_17_{0}.manylinux2014_{0}".format(arch), only_file(fresh, r".*\.whl$")],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wheel = only_file(fresh, r".*manylinux2014.*\.whl$")
-    if not check_wheel.check(wheel):
-        return 1
     os.makedirs(DIST, exist_ok=True)
     for name in os.listdir(DIST):
         if name.endswith(".whl"):
             os.remove(os.path.join(DIST, name))
     shutil.copy2(wheel, DIST)
-    print(os.path.relpath(os.path.join(DIST, os.path.basename(wheel)), ROOT))
-    return 0
+
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

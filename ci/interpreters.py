@@ -9,7 +9,7 @@ What this file guarantees:
 * whatever was looked at and not taken is listed with its reason (``--left-out``, and always in the table);
 * standard library only, and 3.6 syntax: the oldest interpreter can run it.
 
-Looked at, in this order: ``$SHARED_NUMPY_PYTHONS`` (executables, separated by ``:``), pyenv, uv, asdf, mise,
+Looked at, in this order: ``$TEST_PYTHONS`` (executables, separated by ``:``), pyenv, uv, asdf, mise,
 ``/opt/python`` of the manylinux images, and ``python3*`` on ``PATH`` and in the usual ``bin`` directories.
 """
 import argparse
@@ -145,7 +145,7 @@ def candidates():
     directories = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
     directories += [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
     directories += ["/usr/local/bin", "/usr/bin", os.path.expanduser("~/.local/bin")]
-    given = [path for path in os.environ.get("SHARED_NUMPY_PYTHONS", "").split(os.pathsep) if path]
+    given = [path for path in os.environ.get("TEST_PYTHONS", "").split(os.pathsep) if path]
     seen, found = set(), []
     for path in given + [name for folder in directories for name in sorted(glob.glob(folder + "/python3*"))]:
         tail = os.path.basename(path)[len("python3"):]
@@ -221,7 +221,7 @@ def main():
         for interpreter in taken:
             print(interpreter.tag, interpreter.path)
     elif options.left_out:
-        for path, version, reason in left_out:
+        for path, _version, reason in left_out:
             print("{}: {}".format(path, reason))
     elif taken and (options.newest or options.oldest):
         # A pre-release is tested but nothing else depends on it.
