@@ -72,10 +72,11 @@ lint-venv:
 	@"$(PY)" ci/make_venv.py .venvs/lint --python "$$("$(PY)" ci/interpreters.py --newest)" -r ci/requirements-lint.txt
 
 demo-venv: build/wheel.stamp
-	@"$(PY)" ci/make_venv.py .venvs/demo --python "$$("$(PY)" ci/interpreters.py --oldest)" -r examples/requirements.txt --wheel dist/*.whl
+	@"$(PY)" ci/make_venv.py .venvs/demo --python "$$("$(PY)" ci/interpreters.py --oldest)" \
+		-r examples/requirements.txt --no-deps examples/requirements-photos.txt --wheel dist/*.whl
 
 clean:  ## Remove everything that was built or fetched
-	rm -rf build dist target .venvs python/*.egg-info python/shared_numpy/*.so python/shared_numpy/shared-numpy-tracker
+	rm -rf build dist target .venvs .mypy_cache .ruff_cache .pytest_cache python/*.egg-info python/shared_numpy/*.so python/shared_numpy/shared-numpy-tracker
 
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo was not found: install Rust (https://rustup.rs), or put it on PATH" >&2; exit 1; }

@@ -52,15 +52,18 @@ def python_of(folder):
     return os.path.join(folder, "bin", "python")
 
 
-def ensure(folder, python, requirement_files):
-    """Bring the environment ``folder`` into the wanted state; true when something had to be done."""
+def ensure(folder, python, requirement_files, bare_requirement_files=()):
+    """Bring the environment ``folder`` into the wanted state; true when something had to be done.
+
+    What the ``bare_requirement_files`` name is installed without what it depends on.
+    """
     folder = os.path.abspath(folder)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     identity = describe(python)
     if not identity:
         raise SystemExit("{} does not run".format(python))
     digest = hashlib.sha256(identity.encode())
-    for name in requirement_files:
+    for name in list(requirement_files) + list(bare_requirement_files):
         with open(name, "rb") as stream:
             digest.update(stream.read())
     wanted = digest.hexdigest()
@@ -76,9 +79,10 @@ def ensure(folder, python, requirement_files):
             shutil.rmtree(folder, ignore_errors=True)
             run([python, "-m", "venv", folder])
         run([python_of(folder), "-m", "pip", "install", "-q", "-U", "pip"], ATTEMPTS)
-        arguments = [part for name in requirement_files for part in ("-r", os.path.abspath(name))]
-        if arguments:
-            run([python_of(folder), "-m", "pip", "install", "-q"] + arguments, ATTEMPTS)
+        for names, options in ((requirement_files, []), (bare_requirement_files, ["--no-deps"])):
+            arguments = [part for name in names for part in ("-r", os.path.abspath(name))]
+            if arguments:
+                run([python_of(folder), "-m", "pip", "install", "-q"] + options + arguments, ATTEMPTS)
         with open(stamp, "w") as stream:
             stream.write(wanted)
     return True
@@ -109,10 +113,12 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--python", required=True, help="the interpreter it is made of")
     parser.add_argument("-r", dest="requirements", action="append", default=[], help="a requirements file")
+    parser.add_argument("--no-deps", dest="bare", action="append", default=[],
+                        help="a requirements file whose packages are installed without what they depend on")
     parser.add_argument("--wheel", help="install this wheel as well")
     options = parser.parse_args()
     began = time.time()
-    changed = ensure(options.folder, options.python, options.requirements)
+    changed = ensure(options.folder, options.python, options.requirements, options.bare)
     if options.wheel:
         changed = install_wheel(options.folder, options.wheel) or changed
     if changed:

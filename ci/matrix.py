@@ -226,7 +226,7 @@ def conformance_cell(rows):
 
 # All together.
 
-def summary(taken, left_out, results, extra, seconds):
+def summary(taken, left_out, absent, results, extra, seconds):
     """Print the tables; the exit status."""
     suites, conformance, table = results["suites"], results["conformance"], results["table"]
     print("\n{:<22} {:<34} {}".format("interpreter", "suite", "conformance (CPython's own tests)"))
@@ -249,10 +249,9 @@ def summary(taken, left_out, results, extra, seconds):
             reasons[reason].append("{} {}".format(count, name))
     for reason, where in sorted(reasons.items()):
         print("  {} ({})".format(" ".join(reason.split()), ", ".join(where)))
-    for tag in EXPECTED_IN_CI:
-        if tag not in [interpreter.tag for interpreter in taken]:
-            print("  {}: no such interpreter was found on this machine".format(tag))
-    if not left_out and not reasons:
+    for tag in absent:
+        print("  {}: no such interpreter was found on this machine".format(tag))
+    if not left_out and not reasons and not absent:
         print("  nothing")
     failures = [line for _name, tally in tallies if tally for line in tally.failures] + extra
     if failures:
@@ -275,14 +274,14 @@ def main():
     parts = options.parts.split(",")
     began = time.monotonic()
     taken, left_out = interpreters.discover()
+    absent = [tag for tag in EXPECTED_IN_CI if tag not in [i.tag for i in taken]]
     extra = []
     if options.only:
         wanted = options.only.split(",")
         left_out += [(i.path, i.version_text, "not asked for") for i in taken if i.tag not in wanted]
         taken = [i for i in taken if i.tag in wanted]
     elif os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-        found = [i.tag for i in taken]
-        extra = ["{} was not found, and CI must test it".format(tag) for tag in EXPECTED_IN_CI if tag not in found]
+        extra = ["{} was not found, and CI must test it".format(tag) for tag in absent]
     if not taken:
         raise SystemExit("no interpreter to test with")
     shutil.rmtree(LOGS, ignore_errors=True)
@@ -330,7 +329,7 @@ def main():
         print("\ninterrupted; everything that was started has been ended", file=sys.stderr)
         return 130
     extra += ["left behind: " + thing for thing in watch.remains()]
-    return summary(taken, left_out, results, extra, time.monotonic() - began)
+    return summary(taken, left_out, absent, results, extra, time.monotonic() - began)
 
 
 if __name__ == "__main__":
