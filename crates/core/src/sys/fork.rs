@@ -55,7 +55,11 @@ pub fn install() {
         // does (an extension module is never unloaded), and they only touch the
         // statics above.
         let status = unsafe {
-            libc::pthread_atfork(Some(before_fork), Some(after_in_parent), Some(after_in_child))
+            libc::pthread_atfork(
+                Some(before_fork),
+                Some(after_in_parent),
+                Some(after_in_child),
+            )
         };
         // ENOMEM is the only failure; then a fork is as unguarded as before.
         INSTALLED.store(status == 0, Ordering::Relaxed);

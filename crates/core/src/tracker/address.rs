@@ -71,12 +71,7 @@ impl fmt::Display for Address {
 impl fmt::Debug for Address {
     /// Without the cookie: this may end in a log file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Address({}, group {:016x})",
-            hex(&self.name),
-            self.group
-        )
+        write!(f, "Address({}, group {:016x})", hex(&self.name), self.group)
     }
 }
 

@@ -459,7 +459,17 @@ mod tests {
         for len in 0..good.len() {
             assert_eq!(Message::decode(&good[..len]), Err(Malformed), "{len}");
         }
-        for (offset, value) in [(0, 0), (0, 2), (0, 7), (0, 255), (1, 5), (2, 2), (4, 5), (6, 1), (26, 0)] {
+        for (offset, value) in [
+            (0, 0),
+            (0, 2),
+            (0, 7),
+            (0, 255),
+            (1, 5),
+            (2, 2),
+            (4, 5),
+            (6, 1),
+            (26, 0),
+        ] {
             let mut bad = good.to_vec();
             bad[offset] = value;
             assert_eq!(Message::decode(&bad), Err(Malformed), "{offset} {value}");

@@ -107,7 +107,11 @@ impl<'a> Start<'a> {
             if try_there {
                 match self.knock(&address, keep_going)? {
                     Knock::In(found) => {
-                        let outcome = if died { Outcome::Rejoined } else { Outcome::Joined };
+                        let outcome = if died {
+                            Outcome::Rejoined
+                        } else {
+                            Outcome::Joined
+                        };
                         return self.settle_in(found, address, outcome, keep_going);
                     }
                     Knock::Nobody => {}
@@ -119,7 +123,11 @@ impl<'a> Start<'a> {
             }
             match self.launch(&address, keep_going)? {
                 Launch::In(found) => {
-                    let outcome = if died { Outcome::Relaunched } else { Outcome::Launched };
+                    let outcome = if died {
+                        Outcome::Relaunched
+                    } else {
+                        Outcome::Launched
+                    };
                     return self.settle_in(found, address, outcome, keep_going);
                 }
                 Launch::AddressTaken => try_there = true,
@@ -259,7 +267,9 @@ impl<'a> Start<'a> {
         let adopt = Message::Adopt.encode();
         let deadline = Instant::now() + PATIENCE;
         drop(held);
-        while let Err(errno) = socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd())) {
+        while let Err(errno) =
+            socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd()))
+        {
             if errno != Errno::AGAIN {
                 return Err(failed(errno));
             }
@@ -287,16 +297,16 @@ impl<'a> Start<'a> {
             marker,
             child: None,
         };
-        self.client.lock().options = Some(self.options.clone());
         self.settle_in(found, nowhere, Outcome::Joined, keep_going)
     }
 
     fn hello(&self, address: &Address, bind: bool) -> Hello {
         // A child that came into its parent's group needs no guardian.
-        let guardian = self
-            .options
-            .parent
-            .filter(|_| self.options.address.is_none_or(|hint| hint.group != address.group));
+        let guardian = self.options.parent.filter(|_| {
+            self.options
+                .address
+                .is_none_or(|hint| hint.group != address.group)
+        });
         Hello {
             bind,
             version: protocol::VERSION,
@@ -355,7 +365,11 @@ impl<'a> Start<'a> {
         let mut state = self.client.lock();
         state.reachable = found.ready.address != Token::default();
         state.address = Some(Address {
-            name: if state.reachable { found.ready.address } else { address.name },
+            name: if state.reachable {
+                found.ready.address
+            } else {
+                address.name
+            },
             cookie: found.ready.cookie,
             group: found.ready.group,
             exporter: 0,
@@ -412,7 +426,10 @@ fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
     if is_shortage(errno) {
         return Err(Error::os(OPERATION, program.to_string_lossy(), errno));
     }
-    Ok(Launch::Impossible(format!("{}: {error}", program.display())))
+    Ok(Launch::Impossible(format!(
+        "{}: {error}",
+        program.display()
+    )))
 }
 
 /// Collects a tracker that is ending, so that it does not stay as a zombie; gives up

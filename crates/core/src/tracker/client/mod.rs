@@ -172,6 +172,15 @@ impl Client {
         self.connected(true, keep_going)
     }
 
+    /// [`Client::ensure_running`] as configured before.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn ensure_configured(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<Outcome> {
+        self.connected(true, keep_going)
+    }
+
     /// Says how a tracker is to be started or found when one is needed.
     pub fn configure(&self, options: &Options) {
         self.lock().options = Some(options.clone());
@@ -425,7 +434,13 @@ impl Client {
         }
         let address = state.address.filter(|_| state.reachable)?;
         let exporter = process::own_pid();
-        Some(Address { exporter, ..address }.to_string())
+        Some(
+            Address {
+                exporter,
+                ..address
+            }
+            .to_string(),
+        )
     }
 
     /// The tracker's pid, if this process or one that it was forked from started
@@ -457,12 +472,7 @@ impl Client {
     ///
     /// [`Error::Os`]: `EBADF` and `ENOTSOCK` when the number leads elsewhere, in
     /// which case it is left alone; else as [`Client::ensure_running`].
-    pub fn adopt(
-        &self,
-        number: RawFd,
-        options: &Options,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Outcome> {
+    pub fn adopt(&self, number: RawFd, keep_going: &mut dyn FnMut() -> bool) -> Result<Outcome> {
         let mut state = self.lock();
         if matches!(state.look(), Look::Connected) && state.connection_number() == Some(number) {
             return Ok(Outcome::Running);
@@ -470,7 +480,10 @@ impl Client {
         if matches!(state.link, Link::Starting { .. }) {
             return Err(failed(Errno::DEADLK));
         }
-        Start::claim(self, state, options.clone()).adopt(number, keep_going)
+        let Some(options) = state.options.clone() else {
+            return Ok(Outcome::NotConfigured);
+        };
+        Start::claim(self, state, options).adopt(number, keep_going)
     }
 
     /// Leaves the tracker. If this process started it, waits until it has ended

@@ -57,7 +57,10 @@ pub(super) fn clean_up(names: Names) -> Outcome {
             if let Err(reason) = remove(rtype, name, known.identity) {
                 if rtype != ResourceType::Array {
                     outcome.status = FAILED;
-                    warn(&mut outcome.text, &format!("{}: {reason}", python_repr(name)));
+                    warn(
+                        &mut outcome.text,
+                        &format!("{}: {reason}", python_repr(name)),
+                    );
                 }
             }
         }
@@ -191,7 +194,10 @@ mod tests {
             (
                 ResourceType::SharedMemory,
                 &one,
-                Registered { identity, ..UNKNOWN },
+                Registered {
+                    identity,
+                    ..UNKNOWN
+                },
             ),
         ]));
         assert!(!exists(&one) && !exists(&two));

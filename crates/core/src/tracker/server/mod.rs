@@ -240,8 +240,7 @@ impl Server {
         }
         if let Some(listener) = &self.listener {
             let data = epoll::EventData::new_u64(LISTENER);
-            self.listening =
-                epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN).is_ok();
+            self.listening = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN).is_ok();
         }
     }
 
@@ -267,7 +266,11 @@ impl Server {
         let late: Vec<u64> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.stage.deadline().is_some_and(|deadline| deadline <= now))
+            .filter(|(_, peer)| {
+                peer.stage
+                    .deadline()
+                    .is_some_and(|deadline| deadline <= now)
+            })
             .map(|(&id, _)| id)
             .collect();
         for id in late {
