@@ -7,21 +7,18 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use shared_numpy_core::error::{Error, Result};
-use shared_numpy_core::sys::fd;
 use shared_numpy_core::sys::shm::Identity;
 use shared_numpy_core::tracker::client::{self, Client, Options, Outcome};
 use shared_numpy_core::tracker::protocol::ResourceType;
 
 use crate::error::exception;
 use crate::gil;
-
-/// The descriptor whose copy travels with a registration.
-const STDERR: i32 = 2;
 
 /// A process's side of a tracker.
 ///
@@ -84,25 +81,19 @@ impl Tracker {
     ) -> PyResult<News> {
         let (rtype, identity) = (parse(&rtype)?, Identity { dev, ino });
         let name = name.as_bytes();
-        let tell = |stderr: Option<std::os::fd::BorrowedFd<'_>>| {
-            let client = self.client();
-            if client
-                .try_register(rtype, name, identity, stderr)
-                .map_err(exception)?
-            {
-                return Ok(None);
-            }
-            waiting(py, |keep_going| {
-                client.register(rtype, name, identity, stderr, keep_going)
-            })
-            .map(news)
-        };
-        if with_stderr {
-            if let Ok(told) = fd::with_number(STDERR, |stderr| tell(Some(stderr))) {
-                return told;
-            }
+        let stderr = std::io::stderr();
+        let stderr = with_stderr.then(|| stderr.as_fd());
+        let client = self.client();
+        if client
+            .try_register(rtype, name, identity, stderr)
+            .map_err(exception)?
+        {
+            return Ok(None);
         }
-        tell(None)
+        waiting(py, |keep_going| {
+            client.register(rtype, name, identity, stderr, keep_going)
+        })
+        .map(news)
     }
 
     /// Takes back a registration that this process made; others are passed over.

@@ -408,7 +408,9 @@ impl Client {
                 if matches!(verb, Verb::Unregister) {
                     state.forget(entry);
                 }
-                state.stderr_sent(attached.is_some());
+                if attached.is_some() {
+                    state.stderr_sent();
+                }
                 Ok(Sent::Yes)
             }
             Err(Errno::AGAIN) => Ok(Sent::Full(connection)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::thread::Pid;
 
@@ -15,10 +16,7 @@ use crate::sys::socket;
 use crate::tracker::address::Address;
 use crate::tracker::marker::Marker;
 use crate::tracker::protocol::{Entry, ResourceType};
-
-/// After so many registrations the stderr travels again: the tracker may have
-/// dropped it when another process removed the last name.
-const STDERR_EVERY: u32 = 64;
+use crate::tracker::server::STDERR_KEPT;
 
 /// A connection to the tracker.
 #[derive(Debug)]
@@ -86,7 +84,8 @@ pub(super) struct State {
     broken: Option<(PathBuf, String)>,
     /// The fork epoch in which the rest was valid.
     epoch: u32,
-    since_stderr: u32,
+    /// When our stderr last travelled over this connection.
+    stderr_sent: Option<Instant>,
 }
 
 impl Default for State {
@@ -108,7 +107,7 @@ impl State {
             own: BTreeMap::new(),
             broken: None,
             epoch: 0,
-            since_stderr: 0,
+            stderr_sent: None,
         }
     }
 
@@ -119,6 +118,7 @@ impl State {
         }
         self.epoch = epoch;
         self.own.clear();
+        self.stderr_sent = None;
         self.options = None;
         self.dead_child = None;
         if matches!(self.link, Link::Starting { .. }) {
@@ -144,6 +144,7 @@ impl State {
 
     /// The connection is no more.
     pub(super) fn lose(&mut self, why: Former) {
+        self.stderr_sent = None;
         if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Down) {
             if why == Former::Died {
                 self.dead_child = connection.child;
@@ -157,6 +158,7 @@ impl State {
         self.link = Link::Down;
         self.former = Former::None;
         self.address = None;
+        self.stderr_sent = None;
         self.own.clear();
     }
 
@@ -203,13 +205,14 @@ impl State {
         self.own.clone()
     }
 
-    /// Whether the tracker may be without our stderr: it keeps it while we have names.
+    /// Whether the tracker may be without our stderr by now.
     pub(super) fn wants_stderr(&self) -> bool {
-        self.own.is_empty() || self.since_stderr >= STDERR_EVERY
+        self.stderr_sent
+            .is_none_or(|when| when.elapsed() > STDERR_KEPT / 2)
     }
 
-    pub(super) fn stderr_sent(&mut self, with_it: bool) {
-        self.since_stderr = if with_it { 0 } else { self.since_stderr + 1 };
+    pub(super) fn stderr_sent(&mut self) {
+        self.stderr_sent = Some(Instant::now());
     }
 }
 

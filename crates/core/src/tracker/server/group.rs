@@ -15,6 +15,11 @@ use crate::tracker::protocol::{Entry, ResourceType};
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
+/// How long a group's stderr is kept after its last name went. Passing a descriptor
+/// costs more than the rest of a registration, so a process passes it again only
+/// when half of this is over since it did so last.
+pub(crate) const STDERR_KEPT: Duration = Duration::from_secs(1);
+
 /// What is known of a registered name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Registered {
@@ -34,9 +39,11 @@ pub(super) struct Group {
     pub(super) connections: usize,
     /// What is to be cleaned up.
     pub(super) names: Names,
-    /// Where warnings go. Kept only while there are names, so that nobody waits
-    /// for the end of a pipe because of us.
+    /// Where warnings go. Kept only while there are names and a moment longer, so
+    /// that nobody waits for the end of a pipe because of us.
     pub(super) stderr: Option<OwnedFd>,
+    /// When the last name went, if there is none.
+    nameless_since: Option<Instant>,
     /// Processes whose life also keeps the group, with what wakes us at their end.
     guardians: Vec<(ProcessId, Option<OwnedFd>)>,
     /// Set when the last connection has gone and names are left.
@@ -69,6 +76,7 @@ impl Group {
             may_be_gone: entry.again || !self.guardians.is_empty(),
         };
         self.names.insert((entry.rtype, entry.name.into()), known);
+        self.nameless_since = None;
         if self.stderr.is_none() {
             self.stderr = stderr;
         }
@@ -84,7 +92,7 @@ impl Group {
         if found {
             self.names.remove(&key);
             if self.names.is_empty() {
-                self.stderr = None;
+                self.nameless_since = Some(Instant::now());
             }
         }
         found
@@ -121,6 +129,19 @@ impl Group {
     /// When to look at the group again, if it waits for that.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.orphaned.as_ref().map(|orphaned| orphaned.look_at)
+    }
+
+    /// When to let go of the stderr, if nothing happens before.
+    pub(super) fn let_go_at(&self) -> Option<Instant> {
+        self.stderr.as_ref()?;
+        self.nameless_since.map(|since| since + STDERR_KEPT)
+    }
+
+    /// Lets go of the stderr if its time has come.
+    pub(super) fn let_go(&mut self, now: Instant) {
+        if self.let_go_at().is_some_and(|when| when <= now) {
+            self.stderr = None;
+        }
     }
 
     /// Whether that time has come.

@@ -13,21 +13,23 @@
 //!   library's tracker has (0 clean, 1 leaks, 2 could not remove, 3 malformed input).
 //!
 //! [`group`] decides who is left, [`cleanup`] what is done then, [`words`] how it is
-//! told; [`peer`] is a connection.
+//! told; [`peer`] is a connection; [`pace`] says why messages do not wake us.
 
 mod cleanup;
 mod group;
+mod pace;
 mod peer;
 mod words;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 
 use self::group::{Fate, Group, may_be_same};
+use self::pace::Pace;
 use self::peer::{PROOF_WITHIN, Peer, Stage, UNPROVEN_MAX};
 use super::address::{Address, Token, same_token};
 use super::marker;
@@ -47,7 +49,8 @@ const EVENTS: usize = 64;
 /// What an event is about; larger numbers are connections.
 const LISTENER: u64 = 0;
 const GUARDIAN: u64 = 1;
-const FIRST_PEER: u64 = 2;
+const MESSAGES: u64 = 2;
+const FIRST_PEER: u64 = 3;
 
 /// The exit status when it was started by hand, not by a process of ours.
 const USAGE: u8 = 64;
@@ -67,9 +70,15 @@ pub fn run() -> u8 {
     server.exit_status()
 }
 
+pub(super) use self::group::STDERR_KEPT;
+
 /// Everything the tracker knows.
 struct Server {
+    /// What wakes us: new connections, their first message, their end.
     epoll: OwnedFd,
+    /// Members that have sent something; `epoll` contains it while we wait for that.
+    messages: OwnedFd,
+    pace: Pace,
     /// Where others connect; absent if no address could be bound.
     listener: Option<OwnedFd>,
     /// Whether the loop is told of new connections.
@@ -113,6 +122,8 @@ impl Server {
     fn new(first: OwnedFd) -> Result<Self, Errno> {
         let mut server = Server {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            messages: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            pace: Pace::Waiting,
             listener: None,
             listening: false,
             spare: spare(),
@@ -126,6 +137,7 @@ impl Server {
             malformed: false,
         };
         server.add_peer(first, Stage::First(Instant::now() + PROOF_WITHIN))?;
+        server.set_pace(Pace::nap(Instant::now()));
         Ok(server)
     }
 
@@ -139,26 +151,70 @@ impl Server {
     fn serve(&mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.is_over() {
-            let limit = self.next_deadline().map(|when| {
-                // Rounded up: waking a moment early would only mean another turn.
-                socket::timespec(socket::until(when) + std::time::Duration::from_micros(100))
-            });
-            events.clear();
-            let _ = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                limit.as_ref(),
-            );
+            self.sleep();
+            take_events(&self.epoll, &mut events);
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept_all(),
                     GUARDIAN => self.groups.values_mut().for_each(Group::look_now),
-                    peer => self.read(peer, TURN_MESSAGES),
+                    MESSAGES => self.set_pace(Pace::nap(Instant::now())),
+                    peer => {
+                        self.read(peer, TURN_MESSAGES);
+                    }
                 }
+            }
+            if self
+                .pace
+                .until()
+                .is_some_and(|until| until <= Instant::now())
+            {
+                let found = self.read_messages();
+                self.set_pace(self.pace.after(found, Instant::now()));
             }
             self.close_the_unproven();
             self.look_at_orphans();
+            self.let_go_of_stderr();
         }
+    }
+
+    /// Sleeps until there is something to do.
+    fn sleep(&self) {
+        let limit = self
+            .next_deadline()
+            .map(|when| socket::timespec(socket::until(when)));
+        let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
+        // A signal or a shortage only means another turn.
+        let _ = poll(&mut fds, limit.as_ref());
+    }
+
+    /// Reads what members have sent, some of it if it is much. Returns how many
+    /// messages that were.
+    fn read_messages(&mut self) -> usize {
+        let mut events = Vec::with_capacity(EVENTS);
+        take_events(&self.messages, &mut events);
+        events
+            .iter()
+            .map(|event| self.read(event.data.u64(), TURN_MESSAGES))
+            .sum()
+    }
+
+    fn set_pace(&mut self, pace: Pace) {
+        match (self.pace, pace) {
+            (Pace::Napping { .. }, Pace::Waiting) => {
+                let data = epoll::EventData::new_u64(MESSAGES);
+                let flags = epoll::EventFlags::IN;
+                if epoll::add(&self.epoll, &self.messages, data, flags).is_err() {
+                    // For want of memory: go on napping.
+                    self.pace = Pace::nap(Instant::now());
+                    return;
+                }
+            }
+            (Pace::Waiting, Pace::Napping { .. }) => {
+                let _ = epoll::delete(&self.epoll, &self.messages);
+            }
+            _ => {}
+        }
+        self.pace = pace;
     }
 
     /// Nobody is connected, nothing is to be waited for. Somebody who is knocking
@@ -174,7 +230,9 @@ impl Server {
     fn next_deadline(&self) -> Option<Instant> {
         let proofs = self.peers.values().filter_map(|peer| peer.stage.deadline());
         let looks = self.groups.values().filter_map(Group::look_at);
-        proofs.chain(looks).min()
+        let releases = self.groups.values().filter_map(Group::let_go_at);
+        let others = releases.chain(self.pace.until());
+        proofs.chain(looks).chain(others).min()
     }
 
     // ---- connections ----
@@ -182,7 +240,8 @@ impl Server {
     fn add_peer(&mut self, socket: OwnedFd, stage: Stage) -> Result<(), Errno> {
         let id = self.next_peer;
         let data = epoll::EventData::new_u64(id);
-        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        epoll::add(&self.epoll, &socket, data, flags)?;
         self.next_peer += 1;
         self.peers.insert(id, Peer { socket, stage });
         if let Some(group) = stage.group() {
@@ -280,27 +339,32 @@ impl Server {
 
     // ---- messages ----
 
-    /// Reads up to `limit` messages of one connection.
-    fn read(&mut self, id: u64, limit: usize) {
+    /// Reads up to `limit` messages of one connection. Returns how many came.
+    fn read(&mut self, id: u64, limit: usize) -> usize {
         let mut buffer = [0_u8; protocol::MESSAGE_MAX_BYTES];
-        for _ in 0..limit {
+        for count in 0..limit {
             let Some(peer) = self.peers.get(&id) else {
-                return;
+                return count;
             };
             let handled = match socket::receive(&peer.socket, &mut buffer) {
                 Ok(Received::Message(len, attached)) => {
                     self.handle(id, peer.stage, &buffer[..len], attached)
                 }
-                Ok(Received::Nothing) => return,
+                Ok(Received::Nothing) => return count,
                 Ok(Received::TooLong) => Err(Malformed),
-                Ok(Received::End) | Err(_) => return self.drop_peer(id),
+                Ok(Received::End) | Err(_) => {
+                    self.drop_peer(id);
+                    return count;
+                }
             };
             if handled.is_err() {
                 // What a stranger sends says nothing about our own program.
                 self.malformed |= self.peers[&id].stage.group().is_some();
-                return self.drop_peer(id);
+                self.drop_peer(id);
+                return count;
             }
         }
+        limit
     }
 
     /// Reads what every connection but `except` has sent by now.
@@ -312,6 +376,13 @@ impl Server {
         for id in ids.into_iter().filter(|&id| Some(id) != except) {
             self.read(id, DRAIN_MESSAGES);
         }
+    }
+
+    /// [`Server::drain`] of every connection.
+    fn drain_all(&mut self) {
+        self.removed_early = Some(Vec::new());
+        self.drain(None);
+        self.removed_early = None;
     }
 
     fn handle(
@@ -362,6 +433,15 @@ impl Server {
             return Ok(());
         };
         if status == Status::In {
+            // From now on its messages wait until we look, and its end wakes us.
+            let data = epoll::EventData::new_u64(id);
+            let quiet = epoll::add(&self.messages, &peer.socket, data, epoll::EventFlags::IN)
+                .and_then(|()| {
+                    let flags = epoll::EventFlags::RDHUP;
+                    epoll::modify(&self.epoll, &peer.socket, data, flags)
+                });
+            // Without memory for that, each of its messages wakes us.
+            let _ = quiet;
             peer.stage = Stage::Member(group);
             let entry = self.groups.entry(group).or_default();
             if stage.group().is_none() {
@@ -481,6 +561,18 @@ impl Server {
 
     // ---- the end of groups ----
 
+    /// Closes the stderr of groups that have been without names for a while. Reads
+    /// everything first: a process that sent no stderr because ours is recent has
+    /// its registration in a buffer by now.
+    fn let_go_of_stderr(&mut self) {
+        let now = Instant::now();
+        let due = |group: &Group| group.let_go_at().is_some_and(|when| when <= now);
+        if self.groups.values().any(due) {
+            self.drain_all();
+            self.groups.values_mut().for_each(|group| group.let_go(now));
+        }
+    }
+
     fn look_at_orphans(&mut self) {
         let now = Instant::now();
         if !self.groups.values().any(|group| group.is_due(now)) {
@@ -489,9 +581,7 @@ impl Server {
         // A removal that was sent before the group ended must be known first, and
         // so must a child of the group that is about to join it.
         self.accept_all();
-        self.removed_early = Some(Vec::new());
-        self.drain(None);
-        self.removed_early = None;
+        self.drain_all();
         let over: Vec<u64> = self
             .groups
             .iter_mut()
@@ -508,6 +598,17 @@ impl Server {
             }
         }
     }
+}
+
+/// What has happened by now; `events` is empty if nothing has.
+fn take_events(epoll: &OwnedFd, events: &mut Vec<epoll::Event>) {
+    events.clear();
+    let at_once = socket::timespec(Duration::ZERO);
+    let _ = epoll::wait(
+        epoll,
+        rustix::buffer::spare_capacity(events),
+        Some(&at_once),
+    );
 }
 
 fn spare() -> Option<OwnedFd> {
