@@ -15,6 +15,7 @@ mod exporter;
 mod gil;
 mod posixshmem;
 mod segment;
+mod tracker;
 
 use pyo3::prelude::*;
 
@@ -24,5 +25,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exporter::register(m)?;
     segment::register(m)?;
     posixshmem::register(m)?;
+    tracker::register(m)?;
     Ok(())
 }

@@ -9,6 +9,8 @@
 //!   only door from an offset to memory.
 //! - [`segment`]: named segments: create (with its pages reserved), attach,
 //!   unlink, open again.
+//! - [`tracker`]: the helper process that unlinks what a program leaves behind:
+//!   its protocol, the process's side and the helper's side.
 //!
 //! `unsafe` is denied in the crate and allowed in [`sys`] and [`mapping`] only.
 
@@ -19,3 +21,4 @@ pub mod mapping;
 pub mod name;
 pub mod segment;
 pub mod sys;
+pub mod tracker;

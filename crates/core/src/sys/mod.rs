@@ -6,9 +6,17 @@
 //! | module | offers |
 //! | --- | --- |
 //! | [`shm`] | `create`, `open`, `unlink`, `identity`, `set_len`, `reserve`, `free_bytes`: named shared memory |
+//! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
+//! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
+//! | [`process`] | `ProcessId`, `spawn`, `reap`, and what a background helper does to itself |
+//! | [`socket`] | message sockets that never block and carry descriptors |
 //!
 //! `unsafe` is allowed below this folder; each block says why it is sound.
 
+pub mod fd;
+pub mod fork;
 pub mod map;
+pub mod process;
 pub mod shm;
+pub mod socket;

@@ -1,0 +1,152 @@
+//! File descriptors that somebody else may take away.
+//!
+//! A program can close descriptors it does not know (a daemon's `closerange`) and
+//! the kernel then gives the numbers to the program's own files. A [`CachedFd`]
+//! therefore asks the kernel, before each use, whether its number still leads to
+//! the file it was made from; if not, it forgets the number without closing it.
+
+#![allow(unsafe_code)]
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// The lowest number a cached descriptor may have: 0, 1 and 2 belong to the
+/// program, even while it has them closed.
+const LOWEST: RawFd = 3;
+
+/// A descriptor kept over a long time, with what identifies its file.
+#[derive(Debug)]
+pub struct CachedFd {
+    fd: ManuallyDrop<OwnedFd>,
+    dev: u64,
+    ino: u64,
+}
+
+impl CachedFd {
+    /// Keeps `fd`, under a number of at least 3 and closed on exec.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `EMFILE` when no number is left.
+    pub fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let fd = above_stdio(fd)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(CachedFd {
+            fd: ManuallyDrop::new(fd),
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        })
+    }
+
+    /// The descriptor, if its number still leads to the same file.
+    ///
+    /// Another thread can still close the number between this look and its use;
+    /// that window cannot be shut from here.
+    pub fn get(&self) -> Option<BorrowedFd<'_>> {
+        let stat = rustix::fs::fstat(self.fd.as_fd()).ok()?;
+        (stat.st_dev == self.dev && stat.st_ino == self.ino).then(|| self.fd.as_fd())
+    }
+
+    /// The bare number, unchecked: for telling, not for using.
+    pub fn number(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for CachedFd {
+    fn drop(&mut self) {
+        if self.get().is_some() {
+            // SAFETY: the field is dropped here and nowhere else, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}
+
+/// Moves `fd` out of the way of standard input, output and error.
+///
+/// # Errors
+///
+/// `EMFILE` when no number is left.
+pub fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() >= LOWEST {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, LOWEST)
+}
+
+/// Runs `work` with a descriptor that is known by its number only.
+///
+/// # Errors
+///
+/// `EBADF` when the number is not open.
+pub fn with_number<R>(number: RawFd, work: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, Errno> {
+    if number < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the number is not -1. It is used for the length of this call; if
+    // it is not open, or another thread closes it meanwhile, the system calls
+    // made with it fail or reach whatever file has the number then, which is what
+    // the caller asked for by naming a number.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_getfd(fd)?;
+    Ok(work(fd))
+}
+
+/// Takes over a descriptor that this process was handed by number.
+///
+/// # Errors
+///
+/// `EBADF` when the number is not open.
+pub fn take_number(number: RawFd) -> Result<OwnedFd, Errno> {
+    with_number(number, |fd| rustix::io::fcntl_dupfd_cloexec(fd, LOWEST))?
+}
+
+/// Closes `number` if it leads to the same open file as `kept` does.
+pub fn close_duplicate(number: RawFd, kept: impl AsFd) {
+    let same = with_number(number, |fd| {
+        let one = rustix::fs::fstat(fd).ok()?;
+        let other = rustix::fs::fstat(kept.as_fd()).ok()?;
+        Some(one.st_dev == other.st_dev && one.st_ino == other.st_ino)
+    });
+    if number != kept.as_fd().as_raw_fd() && same == Ok(Some(true)) {
+        // SAFETY: the number was given to us to keep, and just now led to the
+        // file it was given for, so closing it takes nothing from anybody else.
+        unsafe { rustix::io::close(number) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn null() -> OwnedFd {
+        rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_number_that_changed_hands_is_neither_used_nor_closed() {
+        let (left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let cached = CachedFd::new(left.into()).unwrap();
+        assert!(cached.get().is_some());
+        let stranger = null();
+        // What a daemon does: the number goes, and then leads to its own file.
+        // SAFETY: dup2 onto a number that `cached` alone uses.
+        assert_eq!(
+            unsafe { libc::dup2(stranger.as_raw_fd(), cached.number()) },
+            cached.number()
+        );
+        let number = cached.number();
+        assert!(cached.get().is_none());
+        drop(cached);
+        assert_eq!(with_number(number, |_| ()), Ok(()));
+        // SAFETY: the duplicate made above.
+        unsafe { rustix::io::close(number) };
+    }
+}

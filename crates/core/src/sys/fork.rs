@@ -1,0 +1,210 @@
+//! Being forked at any moment: one lock that no fork can leave behind locked.
+//!
+//! Guarantees, once [`install`] has run:
+//!
+//! - What a [`ForkGuarded`] holds is in a consistent state in a forked child,
+//!   whatever the parent's other threads did at that moment: `fork` waits until
+//!   the lock is free, holds it across the fork and frees it on both sides.
+//! - The handlers call no Python, allocate nothing and take constant time.
+//! - [`epoch`] tells a child from its parent without a system call.
+//!
+//! There is one lock for the whole process. It is held for microseconds, except
+//! while a helper process is spawned (about a millisecond). Never lock twice on
+//! one thread: it would wait for itself.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, UnsafeCell};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rustix::thread::futex;
+
+/// The lock word.
+///
+/// | value | meaning | left by |
+/// | --- | --- | --- |
+/// | `FREE` | nobody holds the lock | unlock; a fork's child side |
+/// | `HELD` | held, nobody sleeps | lock from `FREE` without a wait |
+/// | `WAITED` | held, and somebody may sleep in the kernel | lock after a wait |
+static WORD: AtomicU32 = AtomicU32::new(FREE);
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const WAITED: u32 = 2;
+
+/// How many forks lie between the process that loaded this code and this one.
+/// Written by the child handler only, while the child has one thread.
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the fork handlers are in place. Written under the lock.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// This thread holds the lock and spawns: its own fork must not wait for it.
+    static SPAWNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Puts the fork handlers in place; later calls do nothing.
+///
+/// To be called before any thread that forks exists, e.g. while a module is
+/// being imported.
+pub fn install() {
+    lock();
+    if !INSTALLED.load(Ordering::Relaxed) {
+        // SAFETY: the handlers are plain functions that live as long as the code
+        // does (an extension module is never unloaded), and they only touch the
+        // statics above.
+        let status = unsafe {
+            libc::pthread_atfork(
+                Some(before_fork),
+                Some(after_in_parent),
+                Some(after_in_child),
+            )
+        };
+        // ENOMEM is the only failure; then a fork is as unguarded as before.
+        INSTALLED.store(status == 0, Ordering::Relaxed);
+    }
+    unlock();
+}
+
+/// A number that differs between a process and its forked children.
+pub fn epoch() -> u32 {
+    EPOCH.load(Ordering::Relaxed)
+}
+
+/// Runs `spawn`, which may fork, while the caller holds the lock.
+///
+/// The C library may implement a spawn by `fork`, which runs the handlers on this
+/// very thread; they then leave the lock alone. The child only calls `exec`.
+pub fn spawning<T, R>(_held: &mut ForkGuard<'_, T>, spawn: impl FnOnce() -> R) -> R {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            SPAWNING.set(false);
+        }
+    }
+    SPAWNING.set(true);
+    let _reset = Reset;
+    spawn()
+}
+
+extern "C" fn before_fork() {
+    if !SPAWNING.get() {
+        lock();
+    }
+}
+
+extern "C" fn after_in_parent() {
+    if !SPAWNING.get() {
+        unlock();
+    }
+}
+
+extern "C" fn after_in_child() {
+    EPOCH.fetch_add(1, Ordering::Relaxed);
+    if !SPAWNING.get() {
+        // No other thread exists here, so nobody sleeps whatever the word says.
+        WORD.store(FREE, Ordering::Release);
+    }
+}
+
+fn lock() {
+    if WORD
+        .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
+        lock_slow();
+    }
+}
+
+#[cold]
+fn lock_slow() {
+    // Taking the lock as `WAITED` costs at most one needless wake; taking it as
+    // `HELD` could forget a sleeper.
+    while WORD.swap(WAITED, Ordering::Acquire) != FREE {
+        // Any return means: look again. The word is private to the process.
+        let _ = futex::wait(&WORD, futex::Flags::PRIVATE, WAITED, None);
+    }
+}
+
+fn unlock() {
+    if WORD.swap(FREE, Ordering::Release) == WAITED {
+        let _ = futex::wake(&WORD, futex::Flags::PRIVATE, 1);
+    }
+}
+
+/// A value guarded by the process-wide fork lock.
+#[derive(Debug, Default)]
+pub struct ForkGuarded<T>(UnsafeCell<T>);
+
+// SAFETY: the value is reached through `lock` only, by one thread at a time, so
+// sharing a `ForkGuarded` moves `T` between threads and never shares it.
+unsafe impl<T: Send> Sync for ForkGuarded<T> {}
+
+impl<T> ForkGuarded<T> {
+    /// Guards `value`.
+    pub const fn new(value: T) -> Self {
+        ForkGuarded(UnsafeCell::new(value))
+    }
+
+    /// Waits for the lock. Not to be called by a thread that holds it.
+    pub fn lock(&self) -> ForkGuard<'_, T> {
+        lock();
+        ForkGuard { guarded: self }
+    }
+}
+
+/// The lock is held while this lives.
+#[derive(Debug)]
+pub struct ForkGuard<'a, T> {
+    guarded: &'a ForkGuarded<T>,
+}
+
+impl<T> Deref for ForkGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: a guard exists only while its thread holds the one lock, so no
+        // other reference to the value exists but those borrowed from `self`.
+        unsafe { &*self.guarded.0.get() }
+    }
+}
+
+impl<T> DerefMut for ForkGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`; `&mut self` makes this the only reference.
+        unsafe { &mut *self.guarded.0.get() }
+    }
+}
+
+impl<T> Drop for ForkGuard<'_, T> {
+    fn drop(&mut self) {
+        unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn threads_exclude_each_other() {
+        install();
+        let counter = Arc::new(ForkGuarded::new(0_u32));
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let counter = Arc::clone(&counter);
+                std::thread::spawn(move || {
+                    for _ in 0..2000 {
+                        *counter.lock() += 1;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!(*counter.lock(), 8000);
+    }
+}

@@ -1,0 +1,226 @@
+//! Message sockets between processes of one user.
+//!
+//! Guarantees: `SOCK_SEQPACKET` (a message arrives whole or not at all, also when
+//! forked processes share the socket), close-on-exec, numbers from 3 up, and no
+//! call here blocks or raises `SIGPIPE`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use super::fd::above_stdio;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Two connected ends.
+///
+/// # Errors
+///
+/// The system's, `EMFILE` first of all.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (one, other) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    Ok((above_stdio(one)?, above_stdio(other)?))
+}
+
+fn unconnected() -> Result<OwnedFd, Errno> {
+    above_stdio(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?)
+}
+
+/// Listens at an abstract address, which vanishes with the last descriptor of it.
+///
+/// # Errors
+///
+/// `EADDRINUSE` when somebody listens there already; the system's else.
+pub fn listen(name: &[u8]) -> Result<OwnedFd, Errno> {
+    let socket = unconnected()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to an abstract address. Never waits.
+///
+/// # Errors
+///
+/// `ECONNREFUSED` when nobody listens there, `EAGAIN` when too many others wait
+/// to be accepted; the system's else.
+pub fn connect(name: &[u8]) -> Result<OwnedFd, Errno> {
+    let socket = unconnected()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    Ok(socket)
+}
+
+/// Takes the next waiting connection; `None` when there is none.
+///
+/// # Errors
+///
+/// `EMFILE`, `ENFILE`, `ENOMEM`.
+pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
+    loop {
+        return match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(fd) => Ok(Some(above_stdio(fd)?)),
+            Err(Errno::INTR | Errno::CONNABORTED) => continue,
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+/// Whether the process at the other end runs (or ran, when it connected or
+/// listened) under our effective user id.
+pub fn same_user(socket: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_peercred(socket)
+        .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+/// Whether `fd` is a message socket as [`pair`] and [`connect`] make them.
+pub fn is_message_socket(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    rustix::net::sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+        && rustix::net::sockopt::socket_type(fd) == Ok(SocketType::SEQPACKET)
+}
+
+/// Sends one message, with a descriptor if there is one to send.
+///
+/// # Errors
+///
+/// `EAGAIN` when the receiver is behind, `EPIPE` or `ECONNRESET` when it is gone,
+/// `EBADF` when the descriptor to send is not open.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    attached: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        let sent = match attached {
+            None => rustix::net::send(socket, message, flags),
+            Some(fd) => {
+                let fds = [fd];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&fds));
+                rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)
+            }
+        };
+        match sent {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// What one receive brought.
+#[derive(Debug)]
+pub enum Received {
+    /// A message of so many bytes, and the descriptor that came with it.
+    Message(usize, Option<OwnedFd>),
+    /// Nothing is there now.
+    Nothing,
+    /// A message longer than the buffer, or with more descriptors than one.
+    TooLong,
+    /// The other end is closed (an empty message, which nobody sends, looks alike).
+    End,
+}
+
+/// Receives one message without waiting. Descriptors that are not returned are closed.
+///
+/// # Errors
+///
+/// The system's, other than those that mean "nothing" or "the end".
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> {
+    // Room for two, so that a second one is noticed rather than cut off.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        match rustix::net::recvmsg(&socket, &mut parts, &mut control, flags) {
+            Ok(message) => break message,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN) => return Ok(Received::End),
+            Err(errno) => return Err(errno),
+        }
+    };
+    let mut attached = None;
+    let mut surplus = false;
+    for item in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = item {
+            for fd in fds {
+                surplus |= attached.is_some();
+                attached.get_or_insert(fd);
+            }
+        }
+    }
+    // A descriptor that could not be delivered (our table is full) is only missing.
+    if surplus || message.flags.contains(ReturnFlags::TRUNC) {
+        return Ok(Received::TooLong);
+    }
+    Ok(match message.bytes {
+        0 => Received::End,
+        bytes => Received::Message(bytes, attached),
+    })
+}
+
+/// Whether the other end has been closed by everybody who held it.
+pub fn hung_up(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut fds, Some(&now)).is_ok()
+        && fds[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// A message, or the end, can be received.
+    Readable,
+    /// A message can be sent, or the other end is gone.
+    Writable,
+}
+
+/// Waits at most `limit`; returns early on a signal.
+pub fn wait(socket: impl AsFd, until: Until, limit: Duration) {
+    let flags = match until {
+        Until::Readable => PollFlags::IN,
+        Until::Writable => PollFlags::OUT,
+    };
+    let mut fds = [PollFd::new(&socket, flags)];
+    let _ = poll(&mut fds, Some(&timespec(limit)));
+}
+
+/// A time span for the kernel.
+pub fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}
+
+/// How long it is until `when`; zero when that is past.
+pub fn until(when: Instant) -> Duration {
+    when.saturating_duration_since(Instant::now())
+}

@@ -1,0 +1,467 @@
+//! Starting a tracker, or finding one.
+//!
+//! The order: the tracker this process knew, else the one in the environment, else
+//! a new one; a new one binds the address of the one that died, so that relatives
+//! find it where they look. Who loses that race connects to the winner.
+//!
+//! One thread does this at a time ([`Link::Starting`]). The lock is held while a
+//! socket is made and the process spawned, so that no fork can carry away the
+//! tracker's end (the tracker's death would then never show on ours); it is not
+//! held while waiting for the reply.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::state::{Connection, Former, Link};
+use super::{Client, OPERATION, Options, Outcome, PATIENCE, SLICE, failed};
+use crate::error::{Error, Result};
+use crate::sys::fd::{self, CachedFd};
+use crate::sys::fork::{self, ForkGuard};
+use crate::sys::process::{self, Ended, ProcessId};
+use crate::sys::socket::{self, Received, Until};
+use crate::tracker::address::{self, Address, Token};
+use crate::tracker::client::state::State;
+use crate::tracker::marker::Marker;
+use crate::tracker::protocol::{self, Entry, Hello, Message, Ready, Status};
+
+/// How often a lost race for an address is taken up again.
+const ROUNDS: usize = 4;
+
+/// `SIGKILL`, the same number everywhere.
+const KILL: i32 = 9;
+
+/// The one attempt to connect; `Link::Starting` lasts as long as this does.
+pub(super) struct Start<'a> {
+    client: &'a Client,
+    options: Options,
+    former: Former,
+}
+
+/// A tracker that answered.
+struct Found {
+    socket: OwnedFd,
+    ready: Ready,
+    marker: Option<OwnedFd>,
+    child: Option<ProcessId>,
+}
+
+/// What became of knocking at an address.
+enum Knock {
+    In(Found),
+    /// Nobody is there.
+    Nobody,
+    /// Somebody is there whom we cannot or may not use.
+    Stranger,
+}
+
+/// What became of starting the executable.
+enum Launch {
+    In(Found),
+    /// Somebody else has started a tracker at this address.
+    AddressTaken,
+    /// It can never work.
+    Impossible(String),
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        let mut state = self.client.lock();
+        if matches!(state.link, Link::Starting { .. }) {
+            state.link = Link::Down;
+        }
+    }
+}
+
+impl<'a> Start<'a> {
+    /// Makes this thread the one that connects.
+    pub(super) fn claim(
+        client: &'a Client,
+        mut state: ForkGuard<'a, State>,
+        options: Options,
+    ) -> Self {
+        state.link = Link::Starting {
+            by: rustix::thread::gettid(),
+        };
+        Start {
+            client,
+            options,
+            former: state.former,
+        }
+    }
+
+    /// Finds a tracker or, if allowed, starts one.
+    pub(super) fn run(
+        self,
+        may_launch: bool,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
+        let died = self.former == Former::Died;
+        let (mut address, known) = self.destination()?;
+        let mut try_there = known;
+        for _ in 0..ROUNDS {
+            if try_there {
+                match self.knock(&address, keep_going)? {
+                    Knock::In(found) => {
+                        let outcome = if died {
+                            Outcome::Rejoined
+                        } else {
+                            Outcome::Joined
+                        };
+                        return self.settle_in(found, address, outcome, keep_going);
+                    }
+                    Knock::Nobody => {}
+                    Knock::Stranger => address = elsewhere(&address)?,
+                }
+            }
+            if !may_launch {
+                return Ok(Outcome::Unavailable("there is none".to_owned()));
+            }
+            match self.launch(&address, keep_going)? {
+                Launch::In(found) => {
+                    let outcome = if died {
+                        Outcome::Relaunched
+                    } else {
+                        Outcome::Launched
+                    };
+                    return self.settle_in(found, address, outcome, keep_going);
+                }
+                Launch::AddressTaken => try_there = true,
+                Launch::Impossible(reason) => {
+                    let executable = self.options.executable.clone();
+                    self.client.lock().give_up(executable, reason.clone());
+                    return Ok(Outcome::Unavailable(reason));
+                }
+            }
+        }
+        Err(failed(Errno::ADDRINUSE))
+    }
+
+    /// Where to look, which group to be in, and whether somebody may be there.
+    fn destination(&self) -> Result<(Address, bool)> {
+        let state = self.client.lock();
+        if let Some(address) = state.address {
+            return Ok((address, state.reachable));
+        }
+        drop(state);
+        let random = Address {
+            name: random()?,
+            cookie: random()?,
+            group: u64::from_ne_bytes(random()?),
+            exporter: 0,
+        };
+        match self.options.address {
+            Some(hint) if !self.client.private => {
+                let group = match self.options.parent {
+                    Some(parent) if parent.pid == hint.exporter => hint.group,
+                    _ => random.group,
+                };
+                Ok((Address { group, ..hint }, true))
+            }
+            _ => Ok((random, false)),
+        }
+    }
+
+    /// Connects to `address` and proves that we belong there.
+    fn knock(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Knock> {
+        let deadline = Instant::now() + PATIENCE;
+        let socket = loop {
+            match socket::connect(&address.socket_name()) {
+                Ok(socket) => break socket,
+                // Too many others knock: their second is soon over.
+                Err(Errno::AGAIN) => {
+                    std::thread::sleep(SLICE / 10);
+                    check(deadline, keep_going)?;
+                }
+                Err(errno) if is_shortage(errno) => return Err(failed(errno)),
+                // Refused, or no such sockets at all here.
+                Err(_) => return Ok(Knock::Nobody),
+            }
+        };
+        if !socket::same_user(&socket) {
+            return Ok(Knock::Stranger);
+        }
+        let hello = Message::Hello(self.hello(address, false)).encode();
+        if socket::send(socket.as_fd(), hello.as_bytes(), None).is_err() {
+            return Ok(Knock::Nobody);
+        }
+        Ok(match await_ready(&socket, deadline, keep_going)? {
+            // It ended while we knocked.
+            None => Knock::Nobody,
+            Some((ready, marker)) if ready.status == Status::In => Knock::In(Found {
+                socket,
+                ready,
+                marker,
+                child: None,
+            }),
+            Some(_) => Knock::Stranger,
+        })
+    }
+
+    /// Starts the executable.
+    fn launch(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Launch> {
+        let program = &self.options.executable;
+        let hello = Message::Hello(self.hello(address, !self.client.private)).encode();
+        let mut held = self.client.lock();
+        let spawned = fork::spawning(&mut held, || -> io::Result<_> {
+            let (ours, theirs) = socket::pair()?;
+            // It finds the message when it first looks.
+            socket::send(ours.as_fd(), hello.as_bytes(), None)?;
+            let pid = process::spawn(program, theirs)?;
+            Ok((ours, pid))
+        });
+        drop(held);
+        let (socket, child) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return cannot_start(program, &error),
+        };
+        let answer = await_ready(&socket, Instant::now() + PATIENCE, keep_going);
+        match answer {
+            Ok(Some((ready, marker))) if ready.status == Status::In => Ok(Launch::In(Found {
+                socket,
+                ready,
+                marker,
+                child: Some(child),
+            })),
+            Ok(other) => {
+                drop(socket);
+                let ended = collect(child);
+                match other {
+                    Some((ready, _)) if ready.status == Status::AddressTaken => {
+                        Ok(Launch::AddressTaken)
+                    }
+                    // Somebody's doing, not the program's: another may live.
+                    _ if ended == Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
+                    _ => Ok(Launch::Impossible(format!(
+                        "{} ended before it was ready ({})",
+                        program.display(),
+                        words(ended)
+                    ))),
+                }
+            }
+            Err(error) => {
+                // It ends by itself when it sees our end closed.
+                drop(socket);
+                collect(child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Joins the group of the process that handed `number` down.
+    pub(super) fn adopt(
+        self,
+        number: RawFd,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
+        let inherited = fd::take_number(number).map_err(failed)?;
+        if !socket::is_message_socket(&inherited) {
+            return Err(failed(Errno::NOTSOCK));
+        }
+        let held = self.client.lock();
+        let (ours, theirs) = socket::pair().map_err(failed)?;
+        let adopt = Message::Adopt.encode();
+        let deadline = Instant::now() + PATIENCE;
+        drop(held);
+        while let Err(errno) =
+            socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd()))
+        {
+            if errno != Errno::AGAIN {
+                return Err(failed(errno));
+            }
+            socket::wait(&inherited, Until::Writable, SLICE);
+            check(deadline, keep_going)?;
+        }
+        drop(theirs);
+        let nowhere = Address {
+            name: Token::default(),
+            cookie: Token::default(),
+            group: 0,
+            exporter: 0,
+        };
+        let hello = Message::Hello(self.hello(&nowhere, false)).encode();
+        socket::send(ours.as_fd(), hello.as_bytes(), None).map_err(failed)?;
+        let answer = await_ready(&ours, deadline, keep_going)?;
+        let Some((ready, marker)) = answer.filter(|(ready, _)| ready.status == Status::In) else {
+            return Err(failed(Errno::CONNREFUSED));
+        };
+        fd::close_duplicate(number, &inherited);
+        drop(inherited);
+        let found = Found {
+            socket: ours,
+            ready,
+            marker,
+            child: None,
+        };
+        self.settle_in(found, nowhere, Outcome::Joined, keep_going)
+    }
+
+    fn hello(&self, address: &Address, bind: bool) -> Hello {
+        // A child that came into its parent's group needs no guardian.
+        let guardian = self.options.parent.filter(|_| {
+            self.options
+                .address
+                .is_none_or(|hint| hint.group != address.group)
+        });
+        Hello {
+            bind,
+            version: protocol::VERSION,
+            address: address.name,
+            cookie: address.cookie,
+            group: address.group,
+            guardian: guardian.map(|parent| (parent.pid, parent.start_ticks)),
+        }
+    }
+
+    /// Tells a new tracker what the old one knew, and makes the connection usable.
+    fn settle_in(
+        self,
+        found: Found,
+        address: Address,
+        outcome: Outcome,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
+        let mut state = self.client.lock();
+        let own = state.all_own();
+        let stderr = state.stderr;
+        let dead_child = state.dead_child.take();
+        drop(state);
+        if let Some(dead) = dead_child {
+            collect(dead);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for (index, ((rtype, name), identity)) in own.iter().enumerate() {
+            let entry = Entry {
+                rtype: *rtype,
+                name,
+                identity: *identity,
+                again: true,
+            };
+            let message = Message::Register(entry).encode();
+            if let (0, Some(number)) = (index, stderr) {
+                // And once more below: registering twice is registering once.
+                let _ = fd::with_number(number, |stderr| {
+                    socket::send(found.socket.as_fd(), message.as_bytes(), Some(stderr))
+                });
+            }
+            while let Err(errno) = socket::send(found.socket.as_fd(), message.as_bytes(), None) {
+                if errno != Errno::AGAIN {
+                    return Err(failed(errno));
+                }
+                socket::wait(&found.socket, Until::Writable, SLICE);
+                check(deadline, keep_going)?;
+            }
+        }
+        let marker = found.marker.and_then(|fd| Marker::map(fd).ok());
+        let connection = Connection {
+            socket: CachedFd::new(found.socket).map_err(failed)?,
+            child: found.child,
+            _marker: marker,
+        };
+        let mut state = self.client.lock();
+        state.reachable = found.ready.address != Token::default();
+        state.address = Some(Address {
+            name: if state.reachable {
+                found.ready.address
+            } else {
+                address.name
+            },
+            cookie: found.ready.cookie,
+            group: found.ready.group,
+            exporter: 0,
+        });
+        state.former = Former::None;
+        state.link = Link::Up(Arc::new(connection));
+        drop(state);
+        Ok(outcome)
+    }
+}
+
+/// Waits for the READY; `None` when the other end is closed, or says nonsense.
+fn await_ready(
+    socket: &OwnedFd,
+    deadline: Instant,
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<Option<(Ready, Option<OwnedFd>)>> {
+    let mut buffer = [0; protocol::MESSAGE_MAX_BYTES];
+    loop {
+        match socket::receive(socket, &mut buffer).map_err(failed)? {
+            Received::Message(len, marker) => {
+                return Ok(Ready::decode(&buffer[..len])
+                    .ok()
+                    .map(|ready| (ready, marker)));
+            }
+            Received::End | Received::TooLong => return Ok(None),
+            Received::Nothing => {}
+        }
+        socket::wait(socket, Until::Readable, SLICE);
+        check(deadline, keep_going)?;
+    }
+}
+
+fn check(deadline: Instant, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    if !keep_going() {
+        return Err(Error::Interrupted);
+    }
+    if Instant::now() > deadline {
+        return Err(failed(Errno::TIMEDOUT));
+    }
+    Ok(())
+}
+
+/// Whether waiting or closing something could help.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::NOBUFS
+    )
+}
+
+fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    if is_shortage(errno) {
+        return Err(Error::os(OPERATION, program.to_string_lossy(), errno));
+    }
+    Ok(Launch::Impossible(format!(
+        "{}: {error}",
+        program.display()
+    )))
+}
+
+/// Collects a tracker that is ending, so that it does not stay as a zombie; gives up
+/// after a moment.
+fn collect(child: ProcessId) -> Option<Ended> {
+    let deadline = Instant::now() + SLICE * 5;
+    loop {
+        match child.reap() {
+            None if Instant::now() < deadline => std::thread::sleep(SLICE / 100),
+            ended => return ended,
+        }
+    }
+}
+
+fn words(ended: Option<Ended>) -> String {
+    match ended {
+        Some(Ended::Exited(status)) => format!("exit status {status}"),
+        Some(Ended::Killed(signal)) => format!("signal {signal}"),
+        Some(Ended::NotOurs) => "collected by somebody else".to_owned(),
+        None => "still running".to_owned(),
+    }
+}
+
+/// The same group at an address where nobody is.
+fn elsewhere(address: &Address) -> Result<Address> {
+    Ok(Address {
+        name: random()?,
+        cookie: random()?,
+        ..*address
+    })
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    address::random().map_err(|errno| Error::os("draw random numbers", "", errno))
+}
