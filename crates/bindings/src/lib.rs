@@ -13,6 +13,7 @@
 mod error;
 mod exporter;
 mod gil;
+mod list;
 mod posixshmem;
 mod segment;
 
@@ -23,6 +24,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     exporter::register(m)?;
     segment::register(m)?;
+    list::register(m)?;
     posixshmem::register(m)?;
     Ok(())
 }
