@@ -90,7 +90,9 @@ fn refused(py: Python<'_>, refusal: Refusal, index: usize, value: &Bound<'_, PyA
         }
         Refusal::Unsupported => {
             let kind = value.get_type();
-            let kind = kind.name().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+            let kind = kind
+                .name()
+                .map_or_else(|_| "?".to_owned(), |it| it.to_string());
             PyTypeError::new_err(format!(
                 "item {index}: a ShareableList holds int, float, bool, str, bytes and None, not {kind}"
             ))
@@ -99,9 +101,9 @@ fn refused(py: Python<'_>, refusal: Refusal, index: usize, value: &Bound<'_, PyA
             let error = PyErr::fetch(py);
             if error.is_instance_of::<PyUnicodeEncodeError>(py) {
                 let inner = error.value(py);
-                let told = inner.getattr("reason").and_then(|reason| {
-                    inner.setattr("reason", format!("{reason} (item {index})"))
-                });
+                let told = inner
+                    .getattr("reason")
+                    .and_then(|reason| inner.setattr("reason", format!("{reason} (item {index})")));
                 if let Err(error) = told {
                     return error;
                 }
@@ -219,10 +221,7 @@ unsafe fn object_of(item: Item<'_>) -> *mut ffi::PyObject {
         },
         // SAFETY: as above.
         Item::Bytes(bytes) => unsafe {
-            ffi::PyBytes_FromStringAndSize(
-                bytes.as_ptr().cast(),
-                bytes.len() as ffi::Py_ssize_t,
-            )
+            ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t)
         },
     }
 }
@@ -393,10 +392,8 @@ unsafe fn set_at(
     // SAFETY: `value` is alive and outlives the item.
     let outcome = unsafe { item_of(value) }.and_then(|item| {
         // SAFETY: an instance; no Python code runs in the list.
-        let list = unsafe { list_of(object) }.ok_or(Refusal::List(Error::OutOfRange {
-            index,
-            count: 0,
-        }))?;
+        let list = unsafe { list_of(object) }
+            .ok_or(Refusal::List(Error::OutOfRange { index, count: 0 }))?;
         if check_only {
             Ok(list.check(index, &item)?)
         } else {
@@ -510,7 +507,11 @@ unsafe fn positions(
     };
     let mut selected = Vec::new();
     let mut position = start;
-    while if step > 0 { position < stop } else { position > stop } {
+    while if step > 0 {
+        position < stop
+    } else {
+        position > stop
+    } {
         selected.push(position as usize);
         // A step may be so large that it leads out of all numbers at once.
         position = position.saturating_add(step);
@@ -670,8 +671,8 @@ fn each_item(
 ) -> PyResult<()> {
     for (index, value) in values.iter().enumerate() {
         // SAFETY: `value` is alive during this turn.
-        let outcome = unsafe { item_of(value.as_ptr()) }
-            .and_then(|item| Ok(use_item(index, &item)?));
+        let outcome =
+            unsafe { item_of(value.as_ptr()) }.and_then(|item| Ok(use_item(index, &item)?));
         outcome.map_err(|refusal| refused(values.py(), refusal, index, &value))?;
     }
     Ok(())

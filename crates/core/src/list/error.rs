@@ -99,7 +99,7 @@ impl fmt::Display for Error {
             } => write!(
                 f,
                 "bytes/str item exceeds available storage: item {index} has room for \
-                 {room_bytes} bytes, the {kind} takes {len_bytes}"
+                 {room_bytes} bytes, not for a {kind} of {len_bytes}"
             ),
             Error::Inexpressible {
                 index,
@@ -107,7 +107,7 @@ impl fmt::Display for Error {
                 len_bytes,
             } => write!(
                 f,
-                "item {index}: a {kind} of {len_bytes} bytes cannot be recorded exactly in \
+                "item {index}: {kind} of {len_bytes} bytes cannot be recorded exactly in \
                  a ShareableList (texts of 10,000,000 bytes and more never can; a str of \
                  1,000,000 bytes or more that ends in NUL only with room to spare)"
             ),

@@ -189,7 +189,11 @@ impl<'a> Encoded<'a> {
             (exact_format(len, version), code, Body::Text(text))
         } else if text.last() != Some(&0) && room < EXPRESSIBLE_BELOW_BYTES {
             // As the standard library would: it may then overwrite it with any length.
-            let code = if code == CODE_STR { code } else { CODE_STRIPPED };
+            let code = if code == CODE_STR {
+                code
+            } else {
+                CODE_STRIPPED
+            };
             (number_format(room), code, Body::Padded(text))
         } else if len < EXPRESSIBLE_BELOW_BYTES && (code == CODE_AS_IS || len < room) {
             (number_format(len), code, Body::Text(text))
@@ -243,11 +247,18 @@ fn exact_format(len: usize, version: u32) -> u64 {
 /// The version that [`exact_format`] put into `format`, if there is one.
 pub(super) fn version_of(format: u64) -> Option<u32> {
     let bytes = format.to_ne_bytes();
-    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    bytes.iter().skip(digits + 1).rev().try_fold(0_u32, |version, byte| {
-        let digit = BLANKS.iter().position(|blank| blank == byte)? as u32;
-        Some(version * BLANKS.len() as u32 + digit)
-    })
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    bytes
+        .iter()
+        .skip(digits + 1)
+        .rev()
+        .try_fold(0_u32, |version, byte| {
+            let digit = BLANKS.iter().position(|blank| blank == byte)? as u32;
+            Some(version * BLANKS.len() as u32 + digit)
+        })
 }
 
 /// `<number>s`, of at most 7 digits.
@@ -354,7 +365,9 @@ pub(super) fn decode_text(
     let len = if exact || code == CODE_AS_IS || text.len() != room {
         text.len()
     } else {
-        text.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1)
+        text.iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |at| at + 1)
     };
     Some((code == CODE_STR, len))
 }

@@ -76,7 +76,9 @@ impl Layout {
             .and_then(|words| words.checked_mul(WORD_BYTES))
             .ok_or(Error::TooLarge)?;
         let layout = Self::place(count, Slots::InPlace, data_at, data_len);
-        layout.filter(|it| it.end() <= isize::MAX as usize).ok_or(Error::TooLarge)
+        layout
+            .filter(|it| it.end() <= isize::MAX as usize)
+            .ok_or(Error::TooLarge)
     }
 
     fn place(count: usize, slots: Slots, data_at: usize, data_len: usize) -> Option<Self> {

@@ -124,7 +124,10 @@ impl Plan {
 /// What one look at an item found.
 enum Look {
     Scalar(Item<'static>),
-    Text { is_str: bool, len: usize },
+    Text {
+        is_str: bool,
+        len: usize,
+    },
     /// Somebody is writing it.
     Moving,
     /// It makes no sense; perhaps the standard library is writing it.
@@ -412,7 +415,8 @@ impl List {
     #[inline]
     fn read_code(&self, index: usize) -> Result<u8> {
         let mut code = [0];
-        self.mapping.read_bytes(self.layout.code_at(index), &mut code)?;
+        self.mapping
+            .read_bytes(self.layout.code_at(index), &mut code)?;
         Ok(code[0])
     }
 }
