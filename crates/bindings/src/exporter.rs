@@ -111,7 +111,6 @@ pub(crate) fn new<'py>(
 }
 
 /// The mapping behind `object`, if it is an exporter.
-#[allow(dead_code)] // for the shareable list
 pub(crate) fn mapping_of(object: &Bound<'_, PyAny>) -> Option<Arc<Mapping>> {
     // SAFETY: `object` is a live Python object; its type pointer may be read.
     let ty = unsafe { ffi::Py_TYPE(object.as_ptr()) };

@@ -13,6 +13,7 @@
 mod error;
 mod exporter;
 mod gil;
+mod list;
 mod posixshmem;
 mod segment;
 mod tracker;
@@ -24,6 +25,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     exporter::register(m)?;
     segment::register(m)?;
+    list::register(m)?;
     posixshmem::register(m)?;
     tracker::register(m)?;
     Ok(())

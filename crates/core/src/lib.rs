@@ -7,6 +7,7 @@
 //! - [`error`], [`name`]: what can go wrong, and what a segment may be called.
 //! - [`mapping`]: mapped bytes behind bounds-checked, race-tolerant access. The
 //!   only door from an offset to memory.
+//! - [`list`]: the items of a `ShareableList`, in the standard library's format.
 //! - [`segment`]: named segments: create (with its pages reserved), attach,
 //!   unlink, open again.
 //! - [`tracker`]: the helper process that unlinks what a program leaves behind:
@@ -17,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod list;
 pub mod mapping;
 pub mod name;
 pub mod segment;
