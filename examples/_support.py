@@ -15,6 +15,14 @@ import numpy
 BAR_WIDTH = 30
 # A child that was asked to end gets this long, in seconds, before it is killed.
 GRACE_S = 5.0
+# How often a waiting child looks whether its parent still lives, in seconds.
+ORPHAN_CHECK_S = 1.0
+
+# How often the main process looks around while it waits, in seconds.
+POLL_S = 0.1
+
+_parent = None
+_interrupted = False
 
 
 def heading(title):
@@ -52,7 +60,8 @@ class Progress:
         self.began = time.perf_counter()
 
     def update(self, done, note=""):
-        """Redraw with ``done`` of ``total``."""
+        """Redraw with ``done`` of ``total``; `KeyboardInterrupt` if there was a Ctrl-C."""
+        check_interrupt()
         if not self.shown:
             return
         filled = BAR_WIDTH * done // max(self.total, 1)
@@ -86,25 +95,79 @@ def table(rows):
     sys.stdout.flush()
 
 
-def leave_interrupts_to_parent():
-    """For children: Ctrl-C reaches the whole foreground group; only the main process answers it and ends its children."""
+def note_interrupt(_signum, _frame):
+    """Handler of Ctrl-C in the main process: remembers the first, obeys the second at once.
+
+    An exception that comes from anywhere would now and then be lost (in a destructor), or leave a process behind that is
+    born but not yet known; so the program looks by itself, at places where it can be left.
+    """
+    global _interrupted
+    if _interrupted:
+        raise KeyboardInterrupt
+    _interrupted = True
+
+
+def check_interrupt():
+    """`KeyboardInterrupt` if there was a Ctrl-C."""
+    if _interrupted:
+        raise KeyboardInterrupt
+
+
+def start(processes):
+    """Start these (daemonic) processes; interrupts are blocked in them from their birth, until they ignore them."""
+    check_interrupt()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def join(processes):
+    """Wait for the end of all of these; `RuntimeError` when one ended with an error."""
+    for process in processes:
+        while process.exitcode is None:
+            process.join(POLL_S)
+            check_interrupt()
+    check_alive(processes)
+
+
+def check_alive(processes):
+    """`RuntimeError` about the first process that ended with an error, if one did; `KeyboardInterrupt` if there was a Ctrl-C."""
+    check_interrupt()
+    for process in processes:
+        if process.exitcode is not None and process.exitcode != 0:
+            how = "was killed by signal {}".format(-process.exitcode) if process.exitcode < 0 else (
+                "ended with status {}".format(process.exitcode))
+            raise RuntimeError("process {!r} {}".format(process.name, how))
+
+
+def begin_child():
+    """First call of each child. Ctrl-C reaches the whole foreground group: only the main process answers it, and ends its children."""
+    global _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _parent = os.getppid()
+
+
+def end_if_orphaned():
+    """For children: without the main process nobody reads any more, and an orderly exit would wait for ever for emptied queues."""
+    if os.getppid() != _parent:
+        os._exit(1)
 
 
 def patiently(operation, *arguments):
-    """For children: ``operation(*arguments)`` of a queue, waiting as long as the main process lives; without it, end at once."""
-    parent = os.getppid()
+    """For children: ``operation(*arguments)`` of a queue, waiting for as long as the main process lives."""
     while True:
         try:
-            return operation(*arguments, timeout=1.0)
+            return operation(*arguments, timeout=ORPHAN_CHECK_S)
         except (queue.Empty, queue.Full):
-            if os.getppid() != parent:
-                # Nobody reads any more: an orderly exit would wait for ever for its queues to be emptied.
-                os._exit(1)
+            end_if_orphaned()
 
 
 def end(processes):
-    """End these processes, whatever they are doing, and wait for them."""
+    """End these processes, whatever they are doing, and wait for them; those that were never started are left out."""
+    processes = [process for process in processes if process.pid is not None]
     for process in processes:
         if process.is_alive():
             process.terminate()
@@ -116,18 +179,9 @@ def end(processes):
             process.join()
 
 
-def death_of(processes):
-    """A sentence about the first process that ended with an error, or None."""
-    for process in processes:
-        if process.exitcode is not None and process.exitcode != 0:
-            how = "was killed by signal {}".format(-process.exitcode) if process.exitcode < 0 else (
-                "ended with status {}".format(process.exitcode))
-            return "process {!r} {}".format(process.name, how)
-    return None
-
-
 def run(main):
     """Call ``main()`` as a program: its result is the exit code, Ctrl-C is code 130 in one line, an ``OSError`` or ``RuntimeError`` code 1."""
+    signal.signal(signal.SIGINT, note_interrupt)
     try:
         code = main()
     except KeyboardInterrupt:

@@ -31,7 +31,6 @@ STAGES = ("decode", "filter", "statistics")
 PER_STAGE = 2  # entries of each stage in the list of totals: photographs done, seconds of work
 # Photographs that may wait between two stages before the earlier one has to wait.
 WAITING = 3
-POLL_S = 0.1
 
 Task = collections.namedtuple("Task", "number path variant side")
 Outcome = collections.namedtuple("Outcome", "results wall busy")
@@ -71,9 +70,13 @@ def filter_edges(item, make):
 
 
 def statistics(item, _make):
-    """Last stage: numbers instead of arrays."""
+    """Last stage: numbers instead of arrays, which nobody needs any more."""
     task, arrays = item
-    return task, _photo_work.summarize(arrays["planes"], arrays["edges"])
+    summary = _photo_work.summarize(arrays["planes"], arrays["edges"])
+    for array in arrays.values():
+        if isinstance(array, snp.SharedNDArray):
+            array.unlink()
+    return task, summary
 
 
 WORK = (decode, filter_edges, statistics)
@@ -86,7 +89,7 @@ def run_stage(stage, transport, totals_name, source, target, reports, break_how)
 
     The first stage has a list of tasks as its source. ``reports`` is the queue to the main process, for an error.
     """
-    _support.leave_interrupts_to_parent()
+    _support.begin_child()
     try:
         # Each entry is written by one stage only and read by the main process: no lock is needed.
         totals = shared_memory.ShareableList(name=totals_name)
@@ -139,15 +142,18 @@ def run_alone(tasks):
 def receive(reports, processes):
     """The next result, or None when there is none yet; `RuntimeError` when a stage failed or died."""
     try:
-        report = reports.get(timeout=POLL_S)
+        report = reports.get(timeout=_support.POLL_S)
     except queue.Empty:
-        death = _support.death_of(processes)
-        if death is None:
+        try:
+            _support.check_alive(processes)
             return None
-        try:  # what it had to say about its end may have come in just now
-            report = reports.get(timeout=POLL_S)
-        except queue.Empty:
-            raise RuntimeError(death)
+        except RuntimeError:
+            try:  # what it had to say about its end may have come in just now
+                report = reports.get(timeout=_support.POLL_S)
+            except queue.Empty:
+                report = None
+            if report is None:
+                raise
     if isinstance(report, str):
         raise RuntimeError("a stage of the pipeline failed\n{}".format(report.rstrip()))
     return report
@@ -162,14 +168,13 @@ def run_pipeline(transport, tasks, break_how=None):
         processes = []
         for stage, name in enumerate(STAGES):
             processes.append(multiprocessing.Process(
-                target=run_stage, name=name,
+                target=run_stage, name=name, daemon=True,
                 args=(stage, transport, totals.shm.name, tasks if stage == 0 else links[stage - 1], links[stage],
                       reports, break_how if name == "filter" else None)))
         results = {}
         began = time.perf_counter()
         try:
-            for process in processes:
-                process.start()
+            _support.start(processes)
             with _support.Progress(transport.name, len(tasks)) as progress:
                 while len(results) < len(tasks):
                     report = receive(reports, processes)
@@ -179,13 +184,9 @@ def run_pipeline(transport, tasks, break_how=None):
                     progress.update(len(results), "({})".format(", ".join(
                         "{} {}".format(name, totals[PER_STAGE * stage]) for stage, name in enumerate(STAGES))))
             wall = time.perf_counter() - began
-            for process in processes:
-                process.join()
-            death = _support.death_of(processes)
-            if death is not None:
-                raise RuntimeError(death)
+            _support.join(processes)
         finally:
-            _support.end([process for process in processes if process.pid is not None])
+            _support.end(processes)
             for link in links:
                 link.close()
         busy = [totals[PER_STAGE * stage + 1] for stage in range(len(STAGES))]

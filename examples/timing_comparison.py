@@ -24,7 +24,6 @@ import _support
 WAITING_FRAMES = 2
 # The elements of a frame stay below this: a float32 holds every such integer exactly, and a float64 their sum.
 RAMP = 251
-POLL_S = 0.2
 
 HANDED_OVER = "handed over"
 WRITTEN = "written and summed"
@@ -57,7 +56,7 @@ def expected_sum(shape, number):
 
 def produce(transport, job, shape, count, frames, ready, go):
     """The producer process: make, write and put ``count`` frames."""
-    _support.leave_interrupts_to_parent()
+    _support.begin_child()
     make = snp.empty if transport == OURS else numpy.empty
     finished = []
     if job == HANDED_OVER:
@@ -66,7 +65,8 @@ def produce(transport, job, shape, count, frames, ready, go):
             write(frame, number)
             finished.append(frame)
     ready.set()
-    go.wait()
+    while not go.wait(_support.ORPHAN_CHECK_S):
+        _support.end_if_orphaned()
     for number in range(count):
         if job == HANDED_OVER:
             frame = finished[number]
@@ -98,19 +98,15 @@ def get(frames, producer):
     """The next item; `RuntimeError` when the producer has died instead of sending it."""
     while True:
         try:
-            return frames.get(timeout=POLL_S)
+            return frames.get(timeout=_support.POLL_S)
         except queue.Empty:
-            death = _support.death_of([producer])
-            if death is not None:
-                raise RuntimeError(death)
+            _support.check_alive([producer])
 
 
 def wait_for(ready, producer):
     """Wait until the producer has set ``ready``; `RuntimeError` when it has died instead."""
-    while not ready.wait(POLL_S):
-        death = _support.death_of([producer])
-        if death is not None:
-            raise RuntimeError(death)
+    while not ready.wait(_support.POLL_S):
+        _support.check_alive([producer])
 
 
 def measure(transport, job, shape, count, label):
@@ -120,9 +116,9 @@ def measure(transport, job, shape, count, label):
     frames = (snp.Queue if transport == OURS else multiprocessing.Queue)(waiting)
     ready, go = multiprocessing.Event(), multiprocessing.Event()
     producer = multiprocessing.Process(
-        target=produce, args=(transport, job, shape, count, frames, ready, go), name="producer")
-    producer.start()
+        target=produce, args=(transport, job, shape, count, frames, ready, go), name="producer", daemon=True)
     try:
+        _support.start([producer])
         wait_for(ready, producer)
         with _support.Progress(label, count) as progress:
             began = time.perf_counter()
@@ -130,12 +126,12 @@ def measure(transport, job, shape, count, label):
             for wanted in range(count):
                 number, frame = get(frames, producer)
                 check(job, number, wanted, frame, shape)
-                del frame  # this was the last view of it: its memory is free again
+                if transport == OURS:
+                    frame.unlink()  # nobody else needs it: its memory is free as soon as nobody looks at it
+                del frame
                 progress.update(wanted + 1)
             seconds = time.perf_counter() - began
-        producer.join()
-        if producer.exitcode != 0:
-            raise RuntimeError(_support.death_of([producer]))
+        _support.join([producer])
     finally:
         _support.end([producer])
         frames.close()
