@@ -138,10 +138,8 @@ mod tests {
         let stranger = null();
         // What a daemon does: the number goes, and then leads to its own file.
         // SAFETY: dup2 onto a number that `cached` alone uses.
-        assert_eq!(
-            unsafe { libc::dup2(stranger.as_raw_fd(), cached.number()) },
-            cached.number()
-        );
+        let taken = unsafe { libc::dup2(stranger.as_raw_fd(), cached.number()) };
+        assert_eq!(taken, cached.number());
         let number = cached.number();
         assert!(cached.get().is_none());
         drop(cached);

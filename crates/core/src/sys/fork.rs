@@ -54,13 +54,7 @@ pub fn install() {
         // SAFETY: the handlers are plain functions that live as long as the code
         // does (an extension module is never unloaded), and they only touch the
         // statics above.
-        let status = unsafe {
-            libc::pthread_atfork(
-                Some(before_fork),
-                Some(after_in_parent),
-                Some(after_in_child),
-            )
-        };
+        let status = unsafe { at_fork(before_fork, after_in_parent, after_in_child) };
         // ENOMEM is the only failure; then a fork is as unguarded as before.
         INSTALLED.store(status == 0, Ordering::Relaxed);
     }
@@ -86,6 +80,46 @@ pub fn spawning<T, R>(_held: &mut ForkGuard<'_, T>, spawn: impl FnOnce() -> R) -
     SPAWNING.set(true);
     let _reset = Reset;
     spawn()
+}
+
+/// `pthread_atfork`, which old glibc has only in a static part that not every
+/// linker takes along, so its other half is called: that is in every libc.so.
+///
+/// # Safety
+///
+/// The handlers must be sound to run around any fork, for as long as the process lives.
+#[cfg(target_env = "gnu")]
+unsafe fn at_fork(
+    before: extern "C" fn(),
+    in_parent: extern "C" fn(),
+    in_child: extern "C" fn(),
+) -> libc::c_int {
+    unsafe extern "C" {
+        fn __register_atfork(
+            before: extern "C" fn(),
+            in_parent: extern "C" fn(),
+            in_child: extern "C" fn(),
+            shared_object: *mut libc::c_void,
+        ) -> libc::c_int;
+    }
+    // SAFETY: the signature is glibc's; the handlers are as the caller promises.
+    // No shared object: they are never taken out again.
+    unsafe { __register_atfork(before, in_parent, in_child, std::ptr::null_mut()) }
+}
+
+/// As above.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(not(target_env = "gnu"))]
+unsafe fn at_fork(
+    before: extern "C" fn(),
+    in_parent: extern "C" fn(),
+    in_child: extern "C" fn(),
+) -> libc::c_int {
+    // SAFETY: the handlers are as the caller promises.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }
 }
 
 extern "C" fn before_fork() {

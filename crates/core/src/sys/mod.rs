@@ -10,6 +10,7 @@
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
 //! | [`process`] | `ProcessId`, `spawn`, `reap`, and what a background helper does to itself |
+//! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
 //!
 //! `unsafe` is allowed below this folder; each block says why it is sound.
@@ -18,5 +19,6 @@ pub mod fd;
 pub mod fork;
 pub mod map;
 pub mod process;
+pub mod resident;
 pub mod shm;
 pub mod socket;

@@ -218,7 +218,9 @@ fn client(executable: &str) -> Client {
     client
 }
 
-const GO_ON: fn() -> bool = || true;
+fn go_on() -> bool {
+    true
+}
 
 #[test]
 fn exit_statuses_are_the_standard_librarys() {
@@ -226,15 +228,15 @@ fn exit_statuses_are_the_standard_librarys() {
     for (leave, expected) in [(false, 0), (true, 1)] {
         let client = client(tracker());
         let unknown = Identity::default();
-        let outcome = client.register(dummy, b"somename", unknown, None, &mut GO_ON);
+        let outcome = client.register(dummy, b"somename", unknown, None, &mut go_on);
         assert_eq!(outcome, Ok(Outcome::Launched));
         if !leave {
-            client.unregister(dummy, b"somename", &mut GO_ON).unwrap();
+            client.unregister(dummy, b"somename", &mut go_on).unwrap();
         }
         assert!(client.check_alive());
-        assert_eq!(client.stop(&mut GO_ON), Ok(Some(expected)));
+        assert_eq!(client.stop(&mut go_on), Ok(Some(expected)));
         assert!(!client.check_alive());
-        assert_eq!(client.stop(&mut GO_ON), Ok(None));
+        assert_eq!(client.stop(&mut go_on), Ok(None));
     }
 }
 
@@ -247,7 +249,7 @@ fn what_cannot_be_started_is_said_once_and_for_all() {
     ] {
         let client = client(executable);
         for _ in 0..2 {
-            match client.ensure_configured(&mut GO_ON) {
+            match client.ensure_configured(&mut go_on) {
                 Ok(Outcome::Unavailable(text)) => {
                     assert!(text.contains(reason) && text.contains(executable), "{text}");
                 }
@@ -255,15 +257,15 @@ fn what_cannot_be_started_is_said_once_and_for_all() {
             }
         }
         let unknown = Identity::default();
-        let outcome = client.register(ResourceType::Dummy, b"x", unknown, None, &mut GO_ON);
+        let outcome = client.register(ResourceType::Dummy, b"x", unknown, None, &mut go_on);
         assert!(matches!(outcome, Ok(Outcome::Unavailable(_))));
         // A better path is tried.
         client.configure(&Options {
             executable: tracker().into(),
             ..Options::default()
         });
-        assert_eq!(client.ensure_configured(&mut GO_ON), Ok(Outcome::Launched));
-        assert_eq!(client.stop(&mut GO_ON), Ok(Some(0)));
+        assert_eq!(client.ensure_configured(&mut go_on), Ok(Outcome::Launched));
+        assert_eq!(client.stop(&mut go_on), Ok(Some(0)));
     }
 }
 
@@ -280,7 +282,7 @@ fn names_that_cannot_be_are_refused() {
 #[test]
 fn nobody_waits_for_ever_on_a_tracker_that_is_stopped() {
     let client = client(tracker());
-    client.ensure_configured(&mut GO_ON).unwrap();
+    client.ensure_configured(&mut go_on).unwrap();
     let pid = client.pid().unwrap();
     signal(pid, libc::SIGSTOP);
     let unknown = Identity::default();
@@ -307,14 +309,14 @@ fn nobody_waits_for_ever_on_a_tracker_that_is_stopped() {
                 &name(number),
                 unknown,
                 None,
-                &mut GO_ON,
+                &mut go_on,
             )
             .unwrap();
         client
-            .unregister(ResourceType::Dummy, &name(number), &mut GO_ON)
+            .unregister(ResourceType::Dummy, &name(number), &mut go_on)
             .unwrap();
     }
-    assert_eq!(client.stop(&mut GO_ON), Ok(Some(0)));
+    assert_eq!(client.stop(&mut go_on), Ok(Some(0)));
 }
 
 #[test]
@@ -323,7 +325,7 @@ fn a_connection_that_was_handed_down_becomes_one_of_its_own() {
     let unknown = Identity::default();
     let shm = Shm::new();
     shm.touch();
-    parent.ensure_configured(&mut GO_ON).unwrap();
+    parent.ensure_configured(&mut go_on).unwrap();
     let inherited = rustix::io::fcntl_dupfd_cloexec(
         // SAFETY: the client keeps it open meanwhile.
         unsafe { std::os::fd::BorrowedFd::borrow_raw(parent.fd().unwrap()) },
@@ -332,21 +334,21 @@ fn a_connection_that_was_handed_down_becomes_one_of_its_own() {
     .unwrap();
     let child = client(tracker());
     let number = std::os::fd::IntoRawFd::into_raw_fd(inherited);
-    assert_eq!(child.adopt(number, &mut GO_ON), Ok(Outcome::Joined));
+    assert_eq!(child.adopt(number, &mut go_on), Ok(Outcome::Joined));
     let name = shm.name.as_bytes();
     child
-        .register(ResourceType::Array, name, unknown, None, &mut GO_ON)
+        .register(ResourceType::Array, name, unknown, None, &mut go_on)
         .unwrap();
     // One group: the parent is still there, so the name stays.
-    assert_eq!(child.stop(&mut GO_ON), Ok(None));
+    assert_eq!(child.stop(&mut go_on), Ok(None));
     shm.stays();
-    assert_eq!(parent.stop(&mut GO_ON), Ok(Some(0)));
+    assert_eq!(parent.stop(&mut go_on), Ok(Some(0)));
     assert!(!shm.exists());
     // What is no such socket is left alone.
     let file = std::fs::File::open("/dev/null").unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&file);
     assert!(matches!(
-        child.adopt(number, &mut GO_ON),
+        child.adopt(number, &mut go_on),
         Err(Error::Os { .. })
     ));
     assert!(file.metadata().is_ok());
@@ -365,7 +367,7 @@ fn a_thousand_names_fit_into_two_megabytes() {
                 name.as_bytes(),
                 unknown,
                 None,
-                &mut GO_ON,
+                &mut go_on,
             )
             .unwrap();
     }
@@ -378,5 +380,5 @@ fn a_thousand_names_fit_into_two_megabytes() {
         .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
         .unwrap();
     assert!(cfg!(debug_assertions) || kilobytes < 2048, "{kilobytes} kB");
-    assert_eq!(client.stop(&mut GO_ON), Ok(Some(0)));
+    assert_eq!(client.stop(&mut go_on), Ok(Some(0)));
 }

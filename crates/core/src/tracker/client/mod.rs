@@ -370,10 +370,10 @@ impl Client {
             Verb::Gone => state.forget(entry),
             _ => {}
         }
-        if matches!(state.link, Link::Down) {
-            if let Some(reason) = state.unavailable() {
-                return Ok(Sent::Unavailable(reason));
-            }
+        if matches!(state.link, Link::Down)
+            && let Some(reason) = state.unavailable()
+        {
+            return Ok(Sent::Unavailable(reason));
         }
         let connection = match &state.link {
             Link::Up(connection) => Arc::clone(connection),

@@ -145,10 +145,10 @@ impl State {
     /// The connection is no more.
     pub(super) fn lose(&mut self, why: Former) {
         self.stderr_sent = None;
-        if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Down) {
-            if why == Former::Died {
-                self.dead_child = connection.child;
-            }
+        if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Down)
+            && why == Former::Died
+        {
+            self.dead_child = connection.child;
         }
         self.former = why;
     }

@@ -54,14 +54,14 @@ pub(super) fn clean_up(names: Names) -> Outcome {
             announce(&mut outcome.text, rtype, &leaked);
         }
         for (name, known) in leaked {
-            if let Err(reason) = remove(rtype, name, known.identity) {
-                if rtype != ResourceType::Array {
-                    outcome.status = FAILED;
-                    warn(
-                        &mut outcome.text,
-                        &format!("{}: {reason}", python_repr(name)),
-                    );
-                }
+            if let Err(reason) = remove(rtype, name, known.identity)
+                && rtype != ResourceType::Array
+            {
+                outcome.status = FAILED;
+                warn(
+                    &mut outcome.text,
+                    &format!("{}: {reason}", python_repr(name)),
+                );
             }
         }
     }

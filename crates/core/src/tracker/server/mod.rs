@@ -35,6 +35,7 @@ use super::address::{Address, Token, same_token};
 use super::marker;
 use super::protocol::{self, Entry, Hello, Malformed, Message, Ready, ResourceType, Status};
 use crate::sys::process::{self, ProcessId};
+use crate::sys::resident;
 use crate::sys::shm::Identity;
 use crate::sys::socket::{self, Received};
 
@@ -150,6 +151,7 @@ impl Server {
 
     fn serve(&mut self) {
         let mut events = Vec::with_capacity(EVENTS);
+        let mut settled = false;
         while !self.is_over() {
             self.sleep();
             take_events(&self.epoll, &mut events);
@@ -174,6 +176,10 @@ impl Server {
             self.close_the_unproven();
             self.look_at_orphans();
             self.let_go_of_stderr();
+            if !std::mem::replace(&mut settled, true) {
+                // The first process has its READY; nobody waits for this.
+                resident::release_code();
+            }
         }
     }
 
@@ -286,10 +292,10 @@ impl Server {
     }
 
     fn stop_listening(&mut self) {
-        if let Some(listener) = &self.listener {
-            if std::mem::take(&mut self.listening) {
-                let _ = epoll::delete(&self.epoll, listener);
-            }
+        if let Some(listener) = &self.listener
+            && std::mem::take(&mut self.listening)
+        {
+            let _ = epoll::delete(&self.epoll, listener);
         }
     }
 
@@ -447,13 +453,13 @@ impl Server {
             if stage.group().is_none() {
                 entry.connected();
             }
-            if let Some((pid, start_ticks)) = hello.guardian {
-                if let Some(watch) = entry.add_guardian(ProcessId { pid, start_ticks }) {
-                    let data = epoll::EventData::new_u64(GUARDIAN);
-                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-                    // Without it the guardian is looked at each second.
-                    let _ = epoll::add(&self.epoll, watch, data, flags);
-                }
+            if let Some((pid, start_ticks)) = hello.guardian
+                && let Some(watch) = entry.add_guardian(ProcessId { pid, start_ticks })
+            {
+                let data = epoll::EventData::new_u64(GUARDIAN);
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+                // Without it the guardian is looked at each second.
+                let _ = epoll::add(&self.epoll, watch, data, flags);
             }
         }
         let marker = match status {
