@@ -122,10 +122,14 @@ impl Tracker {
         if client.try_gone(rtype, name, identity).map_err(exception)? {
             return Ok(None);
         }
-        waiting(py, |keep_going| {
+        let outcome = waiting(py, |keep_going| {
             client.gone(rtype, name, identity, keep_going)
+        })?;
+        Ok(match outcome {
+            // Where there is no tracker, nobody would clean it up.
+            Outcome::Unavailable(_) => None,
+            outcome => news(outcome),
         })
-        .map(news)
     }
 
     /// Joins the parent's group over the socket number that the parent handed down,

@@ -49,6 +49,9 @@ thread_local! {
 /// To be called before any thread that forks exists, e.g. while a module is
 /// being imported.
 pub fn install() {
+    if INSTALLED.load(Ordering::Relaxed) {
+        return;
+    }
     lock();
     if !INSTALLED.load(Ordering::Relaxed) {
         // SAFETY: the handlers are plain functions that live as long as the code

@@ -18,6 +18,7 @@ fn spawned(parent: &mut Program) -> Program {
     Program::start(Start {
         address: Some(&address),
         parent: Some(parent.pid()),
+        ..Start::default()
     })
 }
 
@@ -52,7 +53,20 @@ fn a_forked_child_keeps_the_names_of_its_dead_parent() {
 
 #[test]
 fn a_daemon_that_closed_everything_keeps_its_names() {
-    let (mut parent, shm) = (Program::new(), Shm::new());
+    daemon_keeps_its_names(None);
+}
+
+#[test]
+fn a_daemon_keeps_its_names_on_an_old_kernel_too() {
+    daemon_keeps_its_names(Some("memfd"));
+}
+
+fn daemon_keeps_its_names(without: Option<&str>) {
+    let mut parent = Program::start(Start {
+        without,
+        ..Start::default()
+    });
+    let shm = Shm::new();
     parent.does(&format!("create {}", shm.name));
     let tracker = parent.tracker_pid();
     // Twice, as daemons do; the first child is gone at once.
@@ -79,21 +93,21 @@ fn a_daemon_that_closed_everything_keeps_its_names() {
     wait_until("the tracker is gone", || !runs(tracker));
 }
 
-/// The process with the environment of `program` (so, forked from it) and no
-/// descriptors.
+/// The process that was forked from `program` and has no descriptors.
 fn daemon_of(program: u32) -> Option<u32> {
-    let session = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let exe = session(program)?;
+    let group = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields = stat.rsplit_once(')')?.1;
+        fields.split_whitespace().nth(2)?.parse::<u32>().ok()
+    };
     std::fs::read_dir("/proc")
         .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&pid: &u32| pid != program && session(pid).as_ref() == Some(&exe))
+        .filter(|&pid: &u32| group(pid) == Some(program) && runs(pid))
         .find(|pid| {
-            let mut open = std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .into_iter()
-                .flatten();
-            runs(*pid) && open.next().is_none()
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            open.is_ok_and(|mut open| open.next().is_none())
         })
 }
 
@@ -139,6 +153,7 @@ fn an_address_from_further_up_is_not_the_parents_group() {
     let mut worker = Program::start(Start {
         address: Some(&address),
         parent: Some(between.pid()),
+        ..Start::default()
     });
     assert_eq!(worker.does(&format!("create {}", shm.name)), "joined");
     worker.exits();
@@ -151,9 +166,19 @@ fn an_address_from_further_up_is_not_the_parents_group() {
 
 #[test]
 fn a_worker_of_a_program_without_tracker_leaves_its_names_to_it() {
+    names_are_left_to_a_guardian(None);
+}
+
+#[test]
+fn guardians_are_watched_on_an_old_kernel_too() {
+    names_are_left_to_a_guardian(Some("memfd,pidfd"));
+}
+
+fn names_are_left_to_a_guardian(without: Option<&str>) {
     let (mut guardian, one, two) = (Program::new(), Shm::new(), Shm::new());
     let mut worker = Program::start(Start {
         parent: Some(guardian.pid()),
+        without,
         ..Start::default()
     });
     assert_eq!(worker.does(&format!("create {}", one.name)), "launched");
@@ -218,4 +243,12 @@ fn many_relatives_start_one_tracker_between_them() {
     let count = |word: &str| answers.iter().filter(|answer| *answer == word).count();
     assert_eq!(count("relaunched"), 1, "{answers:?}");
     assert_eq!(count("rejoined"), 3, "{answers:?}");
+}
+
+#[test]
+fn forks_at_any_moment_leave_everybody_with_a_working_client() {
+    let mut program = Program::new();
+    program.does("ensure");
+    assert_eq!(program.does("storm 200"), "200");
+    assert_eq!(program.ends(), "");
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared_numpy_core::error::{Error, Result};
 use shared_numpy_core::sys::shm::Identity;
@@ -34,6 +35,8 @@ pub(crate) struct Start<'a> {
     pub(crate) address: Option<&'a str>,
     /// Its `multiprocessing` parent.
     pub(crate) parent: Option<u32>,
+    /// Features that it and its tracker do without.
+    pub(crate) without: Option<&'a str>,
 }
 
 impl Program {
@@ -51,11 +54,16 @@ impl Program {
                 how.parent.map_or(String::new(), |pid| pid.to_string()),
             )
             .env_remove(VARIABLE)
+            // By its group a descendant is known.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if let Some(address) = how.address {
             command.env(VARIABLE, address);
+        }
+        if let Some(features) = how.without {
+            command.env("SHARED_NUMPY_DISABLE", features);
         }
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
@@ -247,6 +255,9 @@ impl Puppet {
             }
             // Fork a child that obeys the orders, separated by semicolons.
             "fork" => self.fork(rest),
+            // Fork again and again while threads use the client; each child uses it
+            // too. Says how many did.
+            "storm" => self.storm(rest.parse().unwrap()),
             // Become another program.
             "exec" => {
                 let mut words = rest.split(' ');
@@ -268,6 +279,38 @@ impl Puppet {
         }
     }
 
+    fn storm(&self, forks: u32) -> String {
+        let stop = AtomicBool::new(false);
+        let succeeded = std::thread::scope(|scope| {
+            for number in 0..2 {
+                let (who, stop) = (format!("thread{number}"), &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        use_client(&who, 10);
+                    }
+                });
+            }
+            let succeeded = (0..forks).filter(|_| {
+                // SAFETY: the child uses the client, which is made for this, allocates,
+                // which glibc allows, and ends.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    use_client("child", 10);
+                    // SAFETY: ends this process at once.
+                    unsafe { libc::_exit(7) };
+                }
+                let mut status = 0;
+                // SAFETY: our own child, and a place for its status.
+                unsafe { libc::waitpid(pid, &raw mut status, 0) };
+                libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7
+            });
+            let succeeded = succeeded.count();
+            stop.store(true, Ordering::Relaxed);
+            succeeded
+        });
+        succeeded.to_string()
+    }
+
     fn fork(&mut self, orders: &str) -> String {
         // SAFETY: the only other thread of this process waits for this one; what the
         // child does (allocate, call the client) works after a fork with glibc.
@@ -281,6 +324,19 @@ impl Puppet {
         }
         // SAFETY: ends this process at once, as a forked child should.
         unsafe { libc::_exit(0) }
+    }
+}
+
+/// Registers and takes back a name that only `who` uses, so often.
+fn use_client(who: &str, times: u32) {
+    let name = format!("/snp_storm_{}_{who}", std::process::id());
+    let (client, go_on) = (client::shared(), &mut || true);
+    for _ in 0..times {
+        let unknown = Identity::default();
+        let rtype = ResourceType::Dummy;
+        let registered = client.register(rtype, name.as_bytes(), unknown, None, go_on);
+        assert_eq!(registered, Ok(Outcome::Running));
+        client.unregister(rtype, name.as_bytes(), go_on).unwrap();
     }
 }
 

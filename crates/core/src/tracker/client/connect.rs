@@ -9,20 +9,19 @@
 //! tracker's end (the tracker's death would then never show on ours); it is not
 //! held while waiting for the reply.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::launch::{Launch, collect, is_shortage};
 use super::state::{Connection, Former, Link};
-use super::{Client, OPERATION, Options, Outcome, PATIENCE, SLICE, failed};
+use super::{Client, Options, Outcome, PATIENCE, SLICE, failed};
 use crate::error::{Error, Result};
 use crate::sys::fd::{self, CachedFd};
-use crate::sys::fork::{self, ForkGuard};
-use crate::sys::process::{self, Ended, ProcessId};
+use crate::sys::fork::ForkGuard;
+use crate::sys::process::ProcessId;
 use crate::sys::socket::{self, Received, Until};
 use crate::tracker::address::{self, Address, Token};
 use crate::tracker::client::state::State;
@@ -32,22 +31,19 @@ use crate::tracker::protocol::{self, Entry, Hello, Message, Ready, Status};
 /// How often a lost race for an address is taken up again.
 const ROUNDS: usize = 4;
 
-/// `SIGKILL`, the same number everywhere.
-const KILL: i32 = 9;
-
 /// The one attempt to connect; `Link::Starting` lasts as long as this does.
 pub(super) struct Start<'a> {
-    client: &'a Client,
-    options: Options,
+    pub(super) client: &'a Client,
+    pub(super) options: Options,
     former: Former,
 }
 
 /// A tracker that answered.
-struct Found {
-    socket: OwnedFd,
-    ready: Ready,
-    marker: Option<OwnedFd>,
-    child: Option<ProcessId>,
+pub(super) struct Found {
+    pub(super) socket: OwnedFd,
+    pub(super) ready: Ready,
+    pub(super) marker: Option<OwnedFd>,
+    pub(super) child: Option<ProcessId>,
 }
 
 /// What became of knocking at an address.
@@ -57,15 +53,6 @@ enum Knock {
     Nobody,
     /// Somebody is there whom we cannot or may not use.
     Stranger,
-}
-
-/// What became of starting the executable.
-enum Launch {
-    In(Found),
-    /// Somebody else has started a tracker at this address.
-    AddressTaken,
-    /// It can never work.
-    Impossible(String),
 }
 
 impl Drop for Start<'_> {
@@ -202,56 +189,6 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Starts the executable.
-    fn launch(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Launch> {
-        let program = &self.options.executable;
-        let hello = Message::Hello(self.hello(address, !self.client.private)).encode();
-        let mut held = self.client.lock();
-        let spawned = fork::spawning(&mut held, || -> io::Result<_> {
-            let (ours, theirs) = socket::pair()?;
-            // It finds the message when it first looks.
-            socket::send(ours.as_fd(), hello.as_bytes(), None)?;
-            let pid = process::spawn(program, theirs)?;
-            Ok((ours, pid))
-        });
-        drop(held);
-        let (socket, child) = match spawned {
-            Ok(spawned) => spawned,
-            Err(error) => return cannot_start(program, &error),
-        };
-        let answer = await_ready(&socket, Instant::now() + PATIENCE, keep_going);
-        match answer {
-            Ok(Some((ready, marker))) if ready.status == Status::In => Ok(Launch::In(Found {
-                socket,
-                ready,
-                marker,
-                child: Some(child),
-            })),
-            Ok(other) => {
-                drop(socket);
-                let ended = collect(child);
-                match other {
-                    Some((ready, _)) if ready.status == Status::AddressTaken => {
-                        Ok(Launch::AddressTaken)
-                    }
-                    // Somebody's doing, not the program's: another may live.
-                    _ if ended == Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
-                    _ => Ok(Launch::Impossible(format!(
-                        "{} ended before it was ready ({})",
-                        program.display(),
-                        words(ended)
-                    ))),
-                }
-            }
-            Err(error) => {
-                // It ends by itself when it sees our end closed.
-                drop(socket);
-                collect(child);
-                Err(error)
-            }
-        }
-    }
-
     /// Joins the group of the process that handed `number` down.
     pub(super) fn adopt(
         self,
@@ -300,7 +237,7 @@ impl<'a> Start<'a> {
         self.settle_in(found, nowhere, Outcome::Joined, keep_going)
     }
 
-    fn hello(&self, address: &Address, bind: bool) -> Hello {
+    pub(super) fn hello(&self, address: &Address, bind: bool) -> Hello {
         // A child that came into its parent's group needs no guardian.
         let guardian = self.options.parent.filter(|_| {
             self.options
@@ -382,7 +319,7 @@ impl<'a> Start<'a> {
 }
 
 /// Waits for the READY; `None` when the other end is closed, or says nonsense.
-fn await_ready(
+pub(super) fn await_ready(
     socket: &OwnedFd,
     deadline: Instant,
     keep_going: &mut dyn FnMut() -> bool,
@@ -411,46 +348,6 @@ fn check(deadline: Instant, keep_going: &mut dyn FnMut() -> bool) -> Result<()> 
         return Err(failed(Errno::TIMEDOUT));
     }
     Ok(())
-}
-
-/// Whether waiting or closing something could help.
-fn is_shortage(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::NOBUFS
-    )
-}
-
-fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
-    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-    if is_shortage(errno) {
-        return Err(Error::os(OPERATION, program.to_string_lossy(), errno));
-    }
-    Ok(Launch::Impossible(format!(
-        "{}: {error}",
-        program.display()
-    )))
-}
-
-/// Collects a tracker that is ending, so that it does not stay as a zombie; gives up
-/// after a moment.
-fn collect(child: ProcessId) -> Option<Ended> {
-    let deadline = Instant::now() + SLICE * 5;
-    loop {
-        match child.reap() {
-            None if Instant::now() < deadline => std::thread::sleep(SLICE / 100),
-            ended => return ended,
-        }
-    }
-}
-
-fn words(ended: Option<Ended>) -> String {
-    match ended {
-        Some(Ended::Exited(status)) => format!("exit status {status}"),
-        Some(Ended::Killed(signal)) => format!("signal {signal}"),
-        Some(Ended::NotOurs) => "collected by somebody else".to_owned(),
-        None => "still running".to_owned(),
-    }
 }
 
 /// The same group at an address where nobody is.

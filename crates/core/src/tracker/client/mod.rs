@@ -16,29 +16,30 @@
 //!
 //! [`shared`] is the client that the whole process uses; a separate [`Client`] has
 //! a tracker of its own that nobody else can find (the standard library's tests
-//! make such trackers). [`connect`](mod@connect) has starting and finding, [`state`] what is
-//! kept between calls.
+//! make such trackers). [`tell`] sends, [`connect`](mod@connect) finds a tracker, [`launch`]
+//! starts one, [`state`] is what is kept between calls.
 
 mod connect;
+mod launch;
 mod state;
+mod tell;
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use self::connect::Start;
-use self::state::{Connection, Former, Link, Look, State};
+use self::state::{Link, Look, State};
+use self::tell::{Sent, Verb, entry};
 use super::address::Address;
-use super::protocol::{Entry, Message, NAME_MAX_BYTES, ResourceType};
+use super::protocol::ResourceType;
 use crate::error::{Error, Result};
 use crate::sys::fork::{self, ForkGuard, ForkGuarded};
 use crate::sys::process::{self, Ended, ProcessId};
 use crate::sys::shm::Identity;
-use crate::sys::socket::{self, Until};
 
 /// The longest that any call waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,26 +115,6 @@ static SHARED: Client = Client {
 pub fn shared() -> &'static Client {
     fork::install();
     &SHARED
-}
-
-/// What became of an attempt to send.
-enum Sent {
-    /// Done; or there was nothing to do.
-    Yes,
-    /// The socket's buffer is full.
-    Full(Arc<Connection>),
-    /// Nobody is connected.
-    NotConnected,
-    /// There will be no tracker.
-    Unavailable(String),
-}
-
-/// What to tell.
-#[derive(Clone, Copy)]
-enum Verb<'a> {
-    Register(Option<BorrowedFd<'a>>),
-    Unregister,
-    Gone,
 }
 
 impl Client {
@@ -259,7 +240,8 @@ impl Client {
     }
 
     /// Tells that `name`, which led to the file `identity`, has been unlinked, so
-    /// that nobody who registered it need clean it up. Never starts a tracker.
+    /// that nobody who registered it need clean it up. Never starts a tracker: if
+    /// there is none ([`Outcome::Unavailable`]), nobody will clean it up.
     ///
     /// # Errors
     ///
@@ -311,120 +293,6 @@ impl Client {
     pub fn try_gone(&self, rtype: ResourceType, name: &[u8], identity: Identity) -> Result<bool> {
         let sent = self.try_tell(Verb::Gone, &entry(rtype, name, identity)?)?;
         Ok(matches!(sent, Sent::Yes))
-    }
-
-    fn tell(
-        &self,
-        verb: Verb<'_>,
-        rtype: ResourceType,
-        name: &[u8],
-        identity: Identity,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Outcome> {
-        let entry = entry(rtype, name, identity)?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut outcome = Outcome::Running;
-        // A tracker that dies again and again is given up after a few rounds.
-        let mut starts = 0;
-        loop {
-            match self.try_tell(verb, &entry)? {
-                Sent::Yes => return Ok(outcome),
-                Sent::Unavailable(reason) => return Ok(Outcome::Unavailable(reason)),
-                Sent::Full(connection) => {
-                    if Instant::now() > deadline {
-                        return Err(failed(Errno::TIMEDOUT));
-                    }
-                    if let Some(fd) = connection.socket.get() {
-                        socket::wait(fd, Until::Writable, SLICE);
-                    }
-                    if !keep_going() {
-                        return Err(Error::Interrupted);
-                    }
-                }
-                Sent::NotConnected => {
-                    starts += 1;
-                    if starts > 3 {
-                        return Err(failed(Errno::PIPE));
-                    }
-                    let may_launch = !matches!(verb, Verb::Gone);
-                    match self.connected(may_launch, keep_going)? {
-                        none @ (Outcome::Unavailable(_) | Outcome::NotConfigured) => {
-                            return Ok(none);
-                        }
-                        // What was found first is the news.
-                        found if outcome == Outcome::Running => outcome = found,
-                        _ => {}
-                    }
-                }
-            }
-        }
-    }
-
-    /// One attempt, under the lock.
-    fn try_tell(&self, verb: Verb<'_>, entry: &Entry<'_>) -> Result<Sent> {
-        let mut state = self.lock();
-        let known = state.own(entry);
-        match verb {
-            Verb::Unregister if known.is_none() => return Ok(Sent::Yes),
-            // The file is no more, whether or not the tracker hears of it.
-            Verb::Gone => state.forget(entry),
-            _ => {}
-        }
-        if matches!(state.link, Link::Down)
-            && let Some(reason) = state.unavailable()
-        {
-            return Ok(Sent::Unavailable(reason));
-        }
-        let connection = match &state.link {
-            Link::Up(connection) => Arc::clone(connection),
-            _ => return Ok(Sent::NotConnected),
-        };
-        let Some(fd) = connection.socket.get() else {
-            state.lose(Former::Lost);
-            return Ok(Sent::NotConnected);
-        };
-        let (message, attached) = match verb {
-            Verb::Register(stderr) => {
-                // From here on it counts as ours: a restarted tracker is told of it.
-                let wanted = state.wants_stderr();
-                state.remember(entry);
-                state.stderr = stderr.map(|fd| fd.as_raw_fd());
-                (Message::Register(*entry), stderr.filter(|_| wanted))
-            }
-            Verb::Unregister => {
-                let identity = known.unwrap_or_default();
-                (Message::Unregister(Entry { identity, ..*entry }), None)
-            }
-            Verb::Gone => (Message::Gone(*entry), None),
-        };
-        let message = message.encode();
-        let mut sent = socket::send(fd, message.as_bytes(), attached);
-        if attached.is_some() && matches!(sent, Err(Errno::BADF | Errno::TOOMANYREFS)) {
-            // The stderr cannot travel; the name matters more.
-            sent = socket::send(fd, message.as_bytes(), None);
-        }
-        match sent {
-            Ok(()) => {
-                if matches!(verb, Verb::Unregister) {
-                    state.forget(entry);
-                }
-                if attached.is_some() {
-                    state.stderr_sent();
-                }
-                Ok(Sent::Yes)
-            }
-            Err(Errno::AGAIN) => Ok(Sent::Full(connection)),
-            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
-                state.lose(Former::Died);
-                if matches!(verb, Verb::Unregister) && state.is_last(entry) {
-                    // Nothing is left that a new tracker should know.
-                    state.forget(entry);
-                    return Ok(Sent::Yes);
-                }
-                Ok(Sent::NotConnected)
-            }
-            Err(errno) => Err(failed(errno)),
-        }
     }
 
     /// What descendants need to find the tracker, for their environment; `None`
@@ -522,24 +390,6 @@ impl Client {
             }
         }
         Ok(None)
-    }
-}
-
-fn entry(rtype: ResourceType, name: &[u8], identity: Identity) -> Result<Entry<'_>> {
-    let bad = |reason| Error::BadName {
-        name: String::from_utf8_lossy(name).into_owned(),
-        reason,
-    };
-    match name {
-        [] => Err(bad("it is empty")),
-        _ if name.contains(&0) => Err(bad("embedded null character")),
-        _ if name.len() > NAME_MAX_BYTES => Err(bad("it is longer than 256 bytes")),
-        _ => Ok(Entry {
-            rtype,
-            name,
-            identity,
-            again: false,
-        }),
     }
 }
 

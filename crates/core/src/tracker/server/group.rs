@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::process::ProcessId;
 use crate::sys::shm::Identity;
+use crate::tracker::disabled;
 use crate::tracker::marker;
 use crate::tracker::protocol::{Entry, ResourceType};
 
@@ -104,7 +105,11 @@ impl Group {
         if self.guardians.iter().any(|(known, _)| *known == guardian) {
             return None;
         }
-        self.guardians.push((guardian, guardian.watch()));
+        let watch = match disabled("pidfd") {
+            true => None,
+            false => guardian.watch(),
+        };
+        self.guardians.push((guardian, watch));
         self.guardians.last().and_then(|(_, watch)| watch.as_ref())
     }
 

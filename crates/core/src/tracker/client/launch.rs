@@ -1,0 +1,125 @@
+//! Starting the executable.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::connect::{Found, Start, await_ready};
+use super::{OPERATION, PATIENCE, SLICE, failed};
+use crate::error::{Error, Result};
+use crate::sys::fork;
+use crate::sys::process::{self, Ended, ProcessId};
+use crate::sys::socket;
+use crate::tracker::address::Address;
+use crate::tracker::protocol::{Message, Status};
+
+/// `SIGKILL`, the same number everywhere.
+const KILL: i32 = 9;
+
+/// What became of starting the executable.
+pub(super) enum Launch {
+    In(Found),
+    /// Somebody else has started a tracker at this address.
+    AddressTaken,
+    /// It can never work.
+    Impossible(String),
+}
+
+impl Start<'_> {
+    /// Starts the executable and waits until it is ready.
+    pub(super) fn launch(
+        &self,
+        address: &Address,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Launch> {
+        let program = &self.options.executable;
+        let hello = Message::Hello(self.hello(address, !self.client.private)).encode();
+        let mut held = self.client.lock();
+        let spawned = fork::spawning(&mut held, || -> io::Result<_> {
+            let (ours, theirs) = socket::pair()?;
+            // It finds the message when it first looks.
+            socket::send(ours.as_fd(), hello.as_bytes(), None)?;
+            let pid = process::spawn(program, theirs)?;
+            Ok((ours, pid))
+        });
+        drop(held);
+        let (socket, child) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return cannot_start(program, &error),
+        };
+        let answer = await_ready(&socket, Instant::now() + PATIENCE, keep_going);
+        match answer {
+            Ok(Some((ready, marker))) if ready.status == Status::In => Ok(Launch::In(Found {
+                socket,
+                ready,
+                marker,
+                child: Some(child),
+            })),
+            Ok(other) => {
+                drop(socket);
+                let ended = collect(child);
+                match other {
+                    Some((ready, _)) if ready.status == Status::AddressTaken => {
+                        Ok(Launch::AddressTaken)
+                    }
+                    // Somebody's doing, not the program's: another may live.
+                    _ if ended == Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
+                    _ => Ok(Launch::Impossible(format!(
+                        "{} ended before it was ready ({})",
+                        program.display(),
+                        words(ended)
+                    ))),
+                }
+            }
+            Err(error) => {
+                // It ends by itself when it sees our end closed.
+                drop(socket);
+                collect(child);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether waiting or closing something could help.
+pub(super) fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::NOBUFS
+    )
+}
+
+fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    if is_shortage(errno) {
+        return Err(Error::os(OPERATION, program.to_string_lossy(), errno));
+    }
+    Ok(Launch::Impossible(format!(
+        "{}: {error}",
+        program.display()
+    )))
+}
+
+/// Collects a tracker that is ending, so that it does not stay as a zombie; gives up
+/// after a moment.
+pub(super) fn collect(child: ProcessId) -> Option<Ended> {
+    let deadline = Instant::now() + SLICE * 5;
+    loop {
+        match child.reap() {
+            None if Instant::now() < deadline => std::thread::sleep(SLICE / 100),
+            ended => return ended,
+        }
+    }
+}
+
+fn words(ended: Option<Ended>) -> String {
+    match ended {
+        Some(Ended::Exited(status)) => format!("exit status {status}"),
+        Some(Ended::Killed(signal)) => format!("signal {signal}"),
+        Some(Ended::NotOurs) => "collected by somebody else".to_owned(),
+        None => "still running".to_owned(),
+    }
+}
