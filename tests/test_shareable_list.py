@@ -1,6 +1,7 @@
 """`ShareableList`: exact values, refusals, both layouts, the standard library."""
 
 import array
+import collections.abc
 import copy
 import enum
 import gc
@@ -297,6 +298,7 @@ class TestInterface:
     def test_iteration(self, make):
         items = make(VALUES)
         assert list(reversed(items)) == VALUES[::-1]
+        assert isinstance(items, collections.abc.Iterable)
         assert [*iter(items)] == VALUES
         assert list(make("howdy")) == list("howdy")
         assert list(make(iter([1, 2]))) == [1, 2]
@@ -439,12 +441,20 @@ class TestLifetime:
         # None is counted by others, too.
         assert max(abs(a - b) for a, b in zip(after, before)) < 50
 
-    def test_base_instances_do_not_leak(self):
-        before = sys.getrefcount(_core.ListBase)
-        for _ in range(100):
-            _core.ListBase()
-        after = sys.getrefcount(_core.ListBase)
-        assert after == before
+    def test_instances_without_the_collector_do_not_leak(self):
+        class Bare(_core.ListBase):
+            __slots__ = ()
+
+        class Barer(Bare):
+            __slots__ = ()
+
+        for cls in (_core.ListBase, Bare, Barer):
+            cls()
+            before = sys.getrefcount(cls), sys.getrefcount(_core.ListBase)
+            for _ in range(100):
+                cls()
+            after = sys.getrefcount(cls), sys.getrefcount(_core.ListBase)
+            assert after == before
 
 
 class TestLayouts:
@@ -513,10 +523,10 @@ class TestLayouts:
             except ValueError:
                 continue
             for index in range(min(len(items), 20)):
-                for action in (lambda: items[index], lambda: operator.setitem(items, index, b"12345"),
-                               lambda: items._get_back_transform(index), lambda: items.format):
+                for action, args in ((items.__getitem__, ()), (items._get_back_transform, ()),
+                                     (items.__setitem__, (b"12345",)), (items._get_packing_format, ())):
                     try:
-                        action()
+                        action(index, *args)
                     except ValueError:
                         pass
 

@@ -86,6 +86,12 @@ class ShareableList(_core.ListBase):
             self.shm.unlink()
             raise
 
+    def __contains__(self, value):
+        return any(item == value for item in self)
+
+    def __reversed__(self):
+        return map(self.__getitem__, range(len(self) - 1, -1, -1))
+
     def __reduce__(self):
         keywords = {}
         if self.shm._track is not None:

@@ -759,6 +759,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         slot(ffi::Py_tp_new, new as *mut c_void),
         slot(ffi::Py_sq_length, length as *mut c_void),
         slot(ffi::Py_sq_item, sq_item as *mut c_void),
+        slot(ffi::Py_tp_iter, ffi::PySeqIter_New as *mut c_void),
         slot(ffi::Py_mp_subscript, subscript as *mut c_void),
         slot(ffi::Py_mp_ass_subscript, assign_subscript as *mut c_void),
         slot(
