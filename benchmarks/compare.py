@@ -206,6 +206,9 @@ def segments(quick):
 
 def lists(quick):
     """`ShareableList`: the figures of its own benchmark."""
+    if not standards():
+        print("skipped: that benchmark compares, and there is nothing to compare with")
+        return
     script = os.path.join(HERE, "shareable_list.py")
     status = subprocess.call([sys.executable, script] + (["--quick"] if quick else []))
     if status != 0:

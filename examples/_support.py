@@ -165,6 +165,12 @@ def patiently(operation, *arguments):
             end_if_orphaned()
 
 
+def wait_patiently(event):
+    """For children: wait for an event, for as long as the main process lives."""
+    while not event.wait(ORPHAN_CHECK_S):
+        end_if_orphaned()
+
+
 def end(processes):
     """End these processes, whatever they are doing, and wait for them; those that were never started are left out."""
     processes = [process for process in processes if process.pid is not None]
@@ -181,7 +187,8 @@ def end(processes):
 
 def run(main):
     """Call ``main()`` as a program: its result is the exit code, Ctrl-C is code 130 in one line, an ``OSError`` or ``RuntimeError`` code 1."""
-    signal.signal(signal.SIGINT, note_interrupt)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, note_interrupt)
     try:
         code = main()
     except KeyboardInterrupt:

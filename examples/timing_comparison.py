@@ -54,7 +54,7 @@ def expected_sum(shape, number):
     return rows * int(row_of(shape).sum(dtype=numpy.int64)) + elements * number
 
 
-def produce(transport, job, shape, count, frames, ready, go):
+def produce(transport, job, shape, count, frames, ready, go, taken):
     """The producer process: make, write and put ``count`` frames."""
     _support.begin_child()
     make = snp.empty if transport == OURS else numpy.empty
@@ -65,8 +65,7 @@ def produce(transport, job, shape, count, frames, ready, go):
             write(frame, number)
             finished.append(frame)
     ready.set()
-    while not go.wait(_support.ORPHAN_CHECK_S):
-        _support.end_if_orphaned()
+    _support.wait_patiently(go)
     for number in range(count):
         if job == HANDED_OVER:
             frame = finished[number]
@@ -74,6 +73,7 @@ def produce(transport, job, shape, count, frames, ready, go):
             frame = make(shape, numpy.float32)
             write(frame, number)
         _support.patiently(frames.put, (number, frame), True)
+    _support.wait_patiently(taken)  # keep the ready frames until then: giving back their memory takes time as well
 
 
 def check(job, number, wanted, frame, shape):
@@ -114,9 +114,9 @@ def measure(transport, job, shape, count, label):
     # Frames that exist already take no more memory by waiting: there, nobody need wait for anybody.
     waiting = count if job == HANDED_OVER else WAITING_FRAMES
     frames = (snp.Queue if transport == OURS else multiprocessing.Queue)(waiting)
-    ready, go = multiprocessing.Event(), multiprocessing.Event()
+    ready, go, taken = multiprocessing.Event(), multiprocessing.Event(), multiprocessing.Event()
     producer = multiprocessing.Process(
-        target=produce, args=(transport, job, shape, count, frames, ready, go), name="producer", daemon=True)
+        target=produce, args=(transport, job, shape, count, frames, ready, go, taken), name="producer", daemon=True)
     try:
         _support.start([producer])
         wait_for(ready, producer)
@@ -131,6 +131,7 @@ def measure(transport, job, shape, count, label):
                 del frame
                 progress.update(wanted + 1)
             seconds = time.perf_counter() - began
+        taken.set()
         _support.join([producer])
     finally:
         _support.end([producer])

@@ -64,11 +64,17 @@ def nothing_left():
     assert not appeared - in_use(appeared)
 
 
+def heed_interrupts():
+    """In the child before exec: a shell that starts us in the background has SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(script, *arguments, **options):
     """A program in a session of its own, so that all its processes can be signalled at once."""
     return subprocess.Popen(
         [sys.executable, script] + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True, start_new_session=True, **options)
+        stderr=subprocess.PIPE, universal_newlines=True, start_new_session=True,
+        preexec_fn=heed_interrupts, **options)
 
 
 def finish(process):
