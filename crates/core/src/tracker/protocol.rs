@@ -453,6 +453,19 @@ mod tests {
     }
 
     #[test]
+    fn the_page_in_docs_has_the_same_tables() {
+        let page = include_str!("../../../../docs/tracker.md");
+        let rows = include_str!("protocol.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! "))
+            .filter(|line| line.starts_with('|'));
+        assert!(rows.clone().count() > 18);
+        for row in rows {
+            assert!(page.lines().any(|line| line == row), "{row}");
+        }
+    }
+
+    #[test]
     fn nothing_but_a_whole_message_is_one() {
         let good = Message::Register(entry(b"/psm_1")).encode();
         let good = good.as_bytes();
