@@ -19,7 +19,7 @@ TIMING = os.path.join(ROOT, "examples", "timing_comparison.py")
 PHOTOS = os.path.join(ROOT, "examples", "photos.py")
 COMPARE = os.path.join(ROOT, "benchmarks", "compare.py")
 START_METHODS = multiprocessing.get_all_start_methods()
-TIMEOUT_S = 120
+TIMEOUT_S = 90
 # Trackers clean up after the program has ended, within this time.
 CLEANUP_S = 20
 
