@@ -12,6 +12,10 @@ use shared_numpy_core::error::Error;
 pub(crate) fn exception(error: Error) -> PyErr {
     let message = error.to_string();
     match error {
+        // No segment is concerned: the message alone tells what was attempted.
+        Error::Os { name, errno, .. } if name.is_empty() => {
+            PyOSError::new_err((errno.raw_os_error(), message))
+        }
         Error::Os { name, errno, .. } => {
             // The system's words alone: tools and people search for them.
             let words = std::io::Error::from(errno).to_string();

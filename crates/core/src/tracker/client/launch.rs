@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::connect::{Found, Start, await_ready};
-use super::{OPERATION, PATIENCE, SLICE, failed};
+use super::{PATIENCE, SLICE, failed};
 use crate::error::{Error, Result};
 use crate::sys::fork;
 use crate::sys::process::{self, Ended, ProcessId};
@@ -95,7 +95,7 @@ pub(super) fn is_shortage(errno: Errno) -> bool {
 fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     if is_shortage(errno) {
-        return Err(Error::os(OPERATION, program.to_string_lossy(), errno));
+        return Err(Error::os("start the resource tracker", "", errno));
     }
     Ok(Launch::Impossible(format!(
         "{}: {error}",

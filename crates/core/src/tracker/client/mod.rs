@@ -16,8 +16,8 @@
 //!
 //! [`shared`] is the client that the whole process uses; a separate [`Client`] has
 //! a tracker of its own that nobody else can find (the standard library's tests
-//! make such trackers). [`tell`] sends, [`connect`](mod@connect) finds a tracker, [`launch`]
-//! starts one, [`state`] is what is kept between calls.
+//! make such trackers). `tell` sends, `connect` finds a tracker, `launch`
+//! starts one, `state` is what is kept between calls.
 
 mod connect;
 mod launch;

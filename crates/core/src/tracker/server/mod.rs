@@ -12,9 +12,9 @@
 //! - It ends when its last group has, with the exit status that the standard
 //!   library's tracker has (0 clean, 1 leaks, 2 could not remove, 3 malformed input).
 //!
-//! Here is the loop and what it reads. [`connections`] lets processes in, [`peer`] is
-//! one of them; [`names`] keeps what they register, [`group`] decides who is left,
-//! [`cleanup`] what is done then, [`words`] how it is told; [`pace`] says why messages do
+//! Here is the loop and what it reads. `connections` lets processes in, `peer` is
+//! one of them; `names` keeps what they register, `group` decides who is left,
+//! `cleanup` what is done then, `words` how it is told; `pace` says why messages do
 //! not wake us.
 
 mod cleanup;
