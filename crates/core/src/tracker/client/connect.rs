@@ -36,6 +36,8 @@ pub(super) struct Start<'a> {
     pub(super) client: &'a Client,
     pub(super) options: Options,
     former: Former,
+    /// Who also keeps the group that we go to.
+    guardian: Option<ProcessId>,
 }
 
 /// A tracker that answered.
@@ -78,12 +80,13 @@ impl<'a> Start<'a> {
             client,
             options,
             former: state.former,
+            guardian: None,
         }
     }
 
     /// Finds a tracker or, if allowed, starts one.
     pub(super) fn run(
-        self,
+        mut self,
         may_launch: bool,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
@@ -129,12 +132,15 @@ impl<'a> Start<'a> {
     }
 
     /// Where to look, which group to be in, and whether somebody may be there.
-    fn destination(&self) -> Result<(Address, bool)> {
+    fn destination(&mut self) -> Result<(Address, bool)> {
         let state = self.client.lock();
         if let Some(address) = state.address {
+            self.guardian = state.guardian;
             return Ok((address, state.reachable));
         }
         drop(state);
+        // A group that we found; one that we join has its own.
+        self.guardian = self.options.parent;
         let random = Address {
             name: random()?,
             cookie: random()?,
@@ -144,7 +150,10 @@ impl<'a> Start<'a> {
         match self.options.address {
             Some(hint) if !self.client.private => {
                 let group = match self.options.parent {
-                    Some(parent) if parent.pid == hint.exporter => hint.group,
+                    Some(parent) if parent.pid == hint.exporter => {
+                        self.guardian = None;
+                        hint.group
+                    }
                     _ => random.group,
                 };
                 Ok((Address { group, ..hint }, true))
@@ -238,19 +247,13 @@ impl<'a> Start<'a> {
     }
 
     pub(super) fn hello(&self, address: &Address, bind: bool) -> Hello {
-        // A child that came into its parent's group needs no guardian.
-        let guardian = self.options.parent.filter(|_| {
-            self.options
-                .address
-                .is_none_or(|hint| hint.group != address.group)
-        });
         Hello {
             bind,
             version: protocol::VERSION,
             address: address.name,
             cookie: address.cookie,
             group: address.group,
-            guardian: guardian.map(|parent| (parent.pid, parent.start_ticks)),
+            guardian: self.guardian.map(|parent| (parent.pid, parent.start_ticks)),
         }
     }
 
@@ -311,6 +314,7 @@ impl<'a> Start<'a> {
             group: found.ready.group,
             exporter: 0,
         });
+        state.guardian = self.guardian;
         state.former = Former::None;
         state.link = Link::Up(Arc::new(connection));
         drop(state);

@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) former: Former,
     /// Where the tracker is, or was, and our group in it.
     pub(super) address: Option<Address>,
+    /// Who also keeps that group, if we founded it as somebody's worker.
+    pub(super) guardian: Option<ProcessId>,
     /// Whether others can connect to that address.
     pub(super) reachable: bool,
     pub(super) options: Option<Options>,
@@ -100,6 +102,7 @@ impl State {
             link: Link::Down,
             former: Former::None,
             address: None,
+            guardian: None,
             reachable: false,
             options: None,
             dead_child: None,
