@@ -1,1 +1,105 @@
-"""Shared memory."""
+"""Shared memory between the processes of one machine, and NumPy arrays in it.
+
+Importing this package loads nothing: each public name is fetched at its first
+use, so that ``from shared_numpy import shared_memory`` costs neither NumPy nor
+``multiprocessing``. Python 3.6 knows no ``__getattr__`` of modules; the class of
+this module does it on every version.
+"""
+
+import sys
+
+# Read by type checkers, which see the plain imports; nothing of it is run.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from . import managers, resource_tracker, semaphore_tracker, shared_memory
+    from ._core import __version__
+    from ._install import install, uninstall
+    from .array import (
+        SharedNDArray, array, empty, empty_like, from_array, full, full_like,
+        ndarray, ones, ones_like, zeros, zeros_like)
+    from .queue import Queue
+
+__all__ = [
+    "Queue",
+    "SharedNDArray",
+    "__version__",
+    "array",
+    "empty",
+    "empty_like",
+    "from_array",
+    "full",
+    "full_like",
+    "install",
+    "managers",
+    "ndarray",
+    "ones",
+    "ones_like",
+    "resource_tracker",
+    "semaphore_tracker",
+    "shared_memory",
+    "uninstall",
+    "zeros",
+    "zeros_like",
+]
+
+# Public name -> the submodule that defines it; None for a submodule itself.
+_HOME = {
+    "Queue": "queue",
+    "SharedNDArray": "array",
+    "__version__": "_core",
+    "array": "array",
+    "empty": "array",
+    "empty_like": "array",
+    "from_array": "array",
+    "full": "array",
+    "full_like": "array",
+    "install": "_install",
+    "managers": None,
+    "ndarray": "array",
+    "ones": "array",
+    "ones_like": "array",
+    "resource_tracker": None,
+    "semaphore_tracker": None,
+    "shared_memory": None,
+    "uninstall": "_install",
+    "zeros": "array",
+    "zeros_like": "array",
+}
+
+
+class _Package(type(sys)):
+    """The package's own class: a module whose public names arrive when asked for."""
+
+    def __getattr__(self, name):
+        try:
+            home = _HOME[name]
+        except KeyError:
+            # In these words `hasattr`, `from ... import` and help texts expect it.
+            raise AttributeError("module {!r} has no attribute {!r}".format(
+                self.__name__, name)) from None
+        # A plain `__import__`: `importlib` is not loaded in a bare interpreter.
+        full_name = self.__name__ + "." + (home or name)
+        __import__(full_name)
+        value = sys.modules[full_name]
+        if home is not None:
+            value = getattr(value, name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self):
+        return sorted(set(self.__dict__).union(__all__))
+
+    # `shared_numpy.array` is a function, and there is a submodule of that name, which
+    # the import system would put in its place: a property is stronger than both.
+    @property
+    def array(self):
+        __import__(self.__name__ + ".array")
+        return sys.modules[self.__name__ + ".array"].array
+
+    @array.setter
+    def array(self, value):
+        pass
+
+
+sys.modules[__name__].__class__ = _Package
