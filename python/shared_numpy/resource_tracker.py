@@ -35,7 +35,7 @@ def _sem_unlink(name):
 
 
 # Iterated over by others, who expect exactly the standard library's keys of the same
-# version. What the tracker really accepts is `_core.TRACKER_TYPES`.
+# version. The tracker itself accepts more.
 _CLEANUP_FUNCS = {
     "noop": _cleanup_noop,
     "semaphore": _sem_unlink,
@@ -43,3 +43,199 @@ _CLEANUP_FUNCS = {
 }
 if sys.version_info >= (3, 13):
     _CLEANUP_FUNCS["dummy"] = _cleanup_dummy
+
+
+class ResourceTracker:
+    """A tracker: the program's own (`_resource_tracker`) or a separate one.
+
+    A separate one is a process of its own, which no other process joins; it lives
+    until `_stop` is called or the last process that inherited it is gone.
+    """
+
+    def __init__(self):
+        self._core = _tracker.configured(_core.Tracker())
+        self._lock = _reentrant_lock()
+        self._exitcode = None
+
+    def _stop(self):
+        """Leaves the tracker and waits for its end; its status is `_exitcode`."""
+        if self._core.fd is not None:
+            self._exitcode = self._core.stop()
+
+    def _hear(self, news, again):
+        if news is not None:
+            if news[0] in ("launched", "relaunched"):
+                self._exitcode = None
+            _tracker.hear(self._core, news, again)
+
+    def getfd(self):
+        """The connection's descriptor, for handing to a child."""
+        self.ensure_running()
+        fd = self._core.fd
+        return _placeholder() if fd is None else fd
+
+    def ensure_running(self):
+        """Starts the tracker unless it runs.
+
+        Warns
+        -----
+        UserWarning
+            It had died, or cannot be started.
+        """
+        self._hear(self._core.ensure_running(), self.ensure_running)
+
+    def _check_alive(self):
+        """Whether there is a connection, and a tracker at its other end."""
+        return self._core.check_alive()
+
+    def register(self, name, rtype):
+        """Has a resource cleaned up when the program is gone.
+
+        Parameters
+        ----------
+        name : str
+            As the system knows it, with its leading slash.
+        rtype : str
+            "shared_memory" or "semaphore".
+
+        Raises
+        ------
+        ValueError
+            An unknown type, or a name that is empty, too long or has a NUL.
+        """
+        _check_length(name, rtype)
+        self._hear(self._core.register(rtype, name, 0, 0, sys.__stderr__ is not None),
+                   lambda: self.register(name, rtype))
+
+    def unregister(self, name, rtype):
+        """Takes a resource back; one that was not registered is passed over."""
+        _check_length(name, rtype)
+        self._hear(self._core.unregister(rtype, name), lambda: self.unregister(name, rtype))
+
+    def _send(self, cmd, name, rtype):
+        """Sends a command by its name in the standard library's protocol."""
+        if cmd == "REGISTER":
+            self.register(name, rtype)
+        elif cmd == "UNREGISTER":
+            self.unregister(name, rtype)
+        elif cmd == "PROBE":
+            self._check_alive()
+        else:
+            raise RuntimeError("unrecognized command {!r}".format(cmd))
+
+    @property
+    def _pid(self):
+        """The tracker's pid; None when it is another process's child."""
+        return self._core.pid
+
+    @_pid.setter
+    def _pid(self, pid):
+        # The client knows better.
+        pass
+
+    @property
+    def _fd(self):
+        """The connection's descriptor; None if there is none."""
+        return self._core.fd
+
+    @_fd.setter
+    def _fd(self, fd):
+        # `multiprocessing` hands a child its parent's connection in this way.
+        if fd is not None:
+            self._adopt(fd)
+
+    def _adopt(self, fd):
+        pass
+
+
+class _ProgramsTracker(ResourceTracker):
+    """The tracker that the whole program shares."""
+
+    def __init__(self):
+        self._core = _core.tracker
+        self._lock = _reentrant_lock()
+        self._exitcode = None
+
+    def _stop(self):
+        if self._core.fd is not None:
+            self._exitcode = _tracker.stop()
+
+    def _adopt(self, fd):
+        _tracker.adopt(fd)
+
+    def register(self, name, rtype):
+        if rtype == "semaphore":
+            _tracker.note_semaphore(name)
+        ResourceTracker.register(self, name, rtype)
+
+    def unregister(self, name, rtype):
+        _check_length(name, rtype)
+        removed = not _exists(name, rtype)
+        if rtype == "semaphore":
+            known = _tracker.forget_semaphore(name)
+        else:
+            known = not removed
+        if removed:
+            # Whoever registered it, there is nothing to clean up.
+            _tracker.gone(rtype, name)
+        else:
+            ResourceTracker.unregister(self, name, rtype)
+        if not known:
+            _tracker.forget_elsewhere(rtype, name)
+
+
+def _exists(name, rtype):
+    """Whether the system has such a resource; True where that is hard to tell."""
+    if rtype == "shared_memory":
+        path = "/dev/shm/" + name.lstrip("/")
+    elif rtype == "semaphore":
+        path = "/dev/shm/sem." + name.lstrip("/")
+    else:
+        return True
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return not sys.platform.startswith("linux")
+    except (OSError, ValueError):
+        pass
+    return True
+
+
+def _check_length(name, rtype):
+    if len(name) + len(rtype) > _MESSAGE_MAX - len("UNREGISTER::\n"):
+        raise ValueError("name too long")
+
+
+def _reentrant_lock():
+    """A reentrant lock, for code that expects one; nothing here needs it."""
+    from _thread import RLock
+    return RLock()
+
+
+_null = None
+
+
+def _placeholder():
+    """A descriptor for `multiprocessing` to pass to its children: there must be one."""
+    global _null
+    if _null is None:
+        _null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    return _null
+
+
+_resource_tracker = _ProgramsTracker()
+ensure_running = _resource_tracker.ensure_running
+register = _resource_tracker.register
+unregister = _resource_tracker.unregister
+getfd = _resource_tracker.getfd
+
+
+def main(fd):
+    """Where the standard library's tracker process begins; ours is no Python program.
+
+    Raises
+    ------
+    RuntimeError
+        Always.
+    """
+    raise RuntimeError("the resource tracker is {}".format(_tracker.executable()))
