@@ -71,10 +71,11 @@ def unregister(rtype, name, identity=_UNKNOWN):
 def gone(rtype, name, identity=_UNKNOWN):
     """Says that ``name`` has been unlinked, so that nobody need clean it up.
 
-    Parameters, warnings and errors are those of `register`.
+    Parameters, warnings and errors are those of `register`; no tracker is started for
+    this, and it is no matter for a warning that there is none.
     """
     news = _shared_gone(rtype, name, identity[0], identity[1])
-    if news is not None:
+    if news is not None and news[0] != "unavailable":
         _tell(_shared, news, lambda: gone(rtype, name, identity))
 
 
