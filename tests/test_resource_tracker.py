@@ -357,6 +357,50 @@ def test_a_foreign_descriptor_is_left_alone(tmp_path):
     """) == (0, "", "")
 
 
+def test_a_subclass_may_have_a_process_of_its_own():
+    """As joblib's loky does: its own process in `_fd` and `_pid`, the text protocol."""
+    class Own(ResourceTracker):
+        def ensure_running(self):
+            with self._lock:
+                if self._fd is not None:
+                    if self._check_alive():
+                        return
+                    os.close(self._fd)
+                    self._fd = None
+                    os.waitpid(self._pid, 0)
+                    self._pid = None
+                self.received, self._fd = os.pipe()
+                self._pid = os.fork()
+                if self._pid == 0:
+                    os.close(self._fd)
+                    while os.read(self.received, 1):
+                        pass
+                    os._exit(3)
+
+        def maybe_unlink(self, name, rtype):
+            self._send("MAYBE_UNLINK", name, rtype)
+
+    own = Own()
+    assert own._fd is None and own._pid is None
+    own.ensure_running()
+    pid = own._pid
+    assert pid != resource_tracker._resource_tracker._pid
+    os.close(own.received)
+    own.register("name", "folder")
+    own.maybe_unlink("name", "folder")
+    own.unregister("name", "folder")
+    assert own._check_alive() and own.getfd() == own._fd
+    os.kill(pid, signal.SIGKILL)
+    while own._check_alive():
+        time.sleep(0.01)
+    own.register("name", "folder")
+    assert own._pid != pid
+    os.close(own.received)
+    own._stop()
+    assert own._exitcode == 3
+    assert own._fd is None and own._pid is None
+
+
 # -- no tracker ---------------------------------------------------------------
 
 UNTRACKED = """

@@ -268,10 +268,10 @@ def write(path, data):
 
 def prove():
     """Imports in a new interpreter; None if it finds our module, else what is wrong."""
-    # A package in the user's own site-packages is out of sight under -I.
+    # The user's own site-packages are out of sight under -I.
     in_user_site = bool(site.ENABLE_USER_SITE and site.USER_SITE) and (
         os.path.abspath(site.USER_SITE) == package_directory())
-    command = [sys.executable, "-B", "-E" if in_user_site else "-I", "-c", _PROOF]
+    command = [sys.executable, "-B"] + ([] if in_user_site else ["-I"]) + ["-c", _PROOF]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, cwd="/")

@@ -50,7 +50,14 @@ class ResourceTracker:
 
     A separate one is a process of its own, which no other process joins; it lives
     until `_stop` is called or the last process that inherited it is gone.
+
+    Other packages make subclasses that start a process themselves, speak the standard
+    library's text protocol to it and keep it in `_fd` and `_pid`. They work too.
     """
+
+    # What a subclass has put into `_fd` and `_pid`.
+    _given_fd = None
+    _given_pid = None
 
     def __init__(self):
         self._core = _tracker.configured(_core.Tracker())
@@ -59,19 +66,20 @@ class ResourceTracker:
 
     def _stop(self):
         """Leaves the tracker and waits for its end; its status is `_exitcode`."""
-        if self._core.fd is not None:
+        if self._given_fd is not None:
+            fd, pid = self._given_fd, self._given_pid
+            self._given_fd = self._given_pid = None
+            os.close(fd)
+            if pid is not None:
+                status = os.waitpid(pid, 0)[1]
+                self._exitcode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        elif self._core.fd is not None:
             self._exitcode = self._core.stop()
-
-    def _hear(self, news, again):
-        if news is not None:
-            if news[0] in ("launched", "relaunched"):
-                self._exitcode = None
-            _tracker.hear(self._core, news, again)
 
     def getfd(self):
         """The connection's descriptor, for handing to a child."""
         self.ensure_running()
-        fd = self._core.fd
+        fd = self._fd
         return _placeholder() if fd is None else fd
 
     def ensure_running(self):
@@ -82,11 +90,18 @@ class ResourceTracker:
         UserWarning
             It had died, or cannot be started.
         """
-        self._hear(self._core.ensure_running(), self.ensure_running)
+        if self._given_fd is None:
+            self._hear(self._core.ensure_running(), self.ensure_running)
 
     def _check_alive(self):
         """Whether there is a connection, and a tracker at its other end."""
-        return self._core.check_alive()
+        if self._given_fd is None:
+            return self._core.check_alive()
+        try:
+            self._write("PROBE", "0", "noop")
+        except OSError:
+            return False
+        return True
 
     def register(self, name, rtype):
         """Has a resource cleaned up when the program is gone.
@@ -103,49 +118,54 @@ class ResourceTracker:
         ValueError
             An unknown type, or a name that is empty, too long or has a NUL.
         """
-        _check_length(name, rtype)
-        self._hear(self._core.register(rtype, name, 0, 0, sys.__stderr__ is not None),
-                   lambda: self.register(name, rtype))
+        self._send("REGISTER", name, rtype)
 
     def unregister(self, name, rtype):
         """Takes a resource back; one that was not registered is passed over."""
-        _check_length(name, rtype)
-        self._hear(self._core.unregister(rtype, name), lambda: self.unregister(name, rtype))
+        self._send("UNREGISTER", name, rtype)
 
     def _send(self, cmd, name, rtype):
         """Sends a command by its name in the standard library's protocol."""
-        if cmd == "REGISTER":
-            self.register(name, rtype)
+        if type(self).ensure_running is not ResourceTracker.ensure_running:
+            self.ensure_running()
+        _check_length(cmd, name, rtype)
+        if self._given_fd is not None:
+            self._write(cmd, name, rtype)
+        elif cmd == "REGISTER":
+            self._hear(self._core.register(rtype, name, 0, 0, sys.__stderr__ is not None),
+                       lambda: self._send(cmd, name, rtype))
         elif cmd == "UNREGISTER":
-            self.unregister(name, rtype)
-        elif cmd == "PROBE":
-            self._check_alive()
-        else:
+            self._hear(self._core.unregister(rtype, name),
+                       lambda: self._send(cmd, name, rtype))
+        elif cmd != "PROBE":
             raise RuntimeError("unrecognized command {!r}".format(cmd))
+
+    def _write(self, cmd, name, rtype):
+        os.write(self._given_fd, "{}:{}:{}\n".format(cmd, name, rtype).encode("ascii"))
+
+    def _hear(self, news, again):
+        if news is not None:
+            if news[0] in ("launched", "relaunched"):
+                self._exitcode = None
+            _tracker.hear(self._core, news, again)
 
     @property
     def _pid(self):
         """The tracker's pid; None when it is another process's child."""
-        return self._core.pid
+        return self._core.pid if self._given_pid is None else self._given_pid
 
     @_pid.setter
     def _pid(self, pid):
-        # The client knows better.
-        pass
+        self._given_pid = pid
 
     @property
     def _fd(self):
         """The connection's descriptor; None if there is none."""
-        return self._core.fd
+        return self._core.fd if self._given_fd is None else self._given_fd
 
     @_fd.setter
     def _fd(self, fd):
-        # `multiprocessing` hands a child its parent's connection in this way.
-        if fd is not None:
-            self._adopt(fd)
-
-    def _adopt(self, fd):
-        pass
+        self._given_fd = fd
 
 
 class _ProgramsTracker(ResourceTracker):
@@ -160,16 +180,13 @@ class _ProgramsTracker(ResourceTracker):
         if self._core.fd is not None:
             self._exitcode = _tracker.stop()
 
-    def _adopt(self, fd):
-        _tracker.adopt(fd)
-
     def register(self, name, rtype):
         if rtype == "semaphore":
             _tracker.note_semaphore(name)
-        ResourceTracker.register(self, name, rtype)
+        self._send("REGISTER", name, rtype)
 
     def unregister(self, name, rtype):
-        _check_length(name, rtype)
+        _check_length("UNREGISTER", name, rtype)
         removed = not _exists(name, rtype)
         if rtype == "semaphore":
             known = _tracker.forget_semaphore(name)
@@ -179,9 +196,28 @@ class _ProgramsTracker(ResourceTracker):
             # Whoever registered it, there is nothing to clean up.
             _tracker.gone(rtype, name)
         else:
-            ResourceTracker.unregister(self, name, rtype)
+            self._send("UNREGISTER", name, rtype)
         if not known:
             _tracker.forget_elsewhere(rtype, name)
+
+    # `multiprocessing` assigns in a child what it got from the parent: a connection
+    # to join over, or the standard library's pipe, which is no business of ours.
+    @property
+    def _fd(self):
+        return self._core.fd
+
+    @_fd.setter
+    def _fd(self, fd):
+        if fd is not None:
+            _tracker.adopt(fd)
+
+    @property
+    def _pid(self):
+        return self._core.pid
+
+    @_pid.setter
+    def _pid(self, pid):
+        pass
 
 
 def _exists(name, rtype):
@@ -201,8 +237,8 @@ def _exists(name, rtype):
     return True
 
 
-def _check_length(name, rtype):
-    if len(name) + len(rtype) > _MESSAGE_MAX - len("UNREGISTER::\n"):
+def _check_length(cmd, name, rtype):
+    if len(cmd) + len(name) + len(rtype) + len("::\n") > _MESSAGE_MAX:
         raise ValueError("name too long")
 
 
