@@ -56,12 +56,13 @@ class Refused(Exception):
 
 
 def content(replace):
-    """The file's bytes."""
-    code = _HOOK.format(names=tuple(_finder.watched(replace)), replace=bool(replace))
+    """The file's bytes. Where there is nothing to replace, ``replace`` is no difference."""
+    replace = bool(replace) and sys.version_info >= (3, 8)
+    code = _HOOK.format(names=tuple(_finder.watched(replace)), replace=replace)
     # One namespace of its own: the line runs inside a function of `site`.
     line = "import sys; exec({!r}, {{'sys': sys, '__name__': 'shared_numpy_pth'}})\n".format(code)
     line = line.encode("ascii")
-    head = _HEAD.format(what=_WHAT[bool(replace)]).encode("ascii")
+    head = _HEAD.format(what=_WHAT[replace]).encode("ascii")
     return head + hashlib.sha256(line).hexdigest().encode("ascii") + b"\n" + line
 
 
