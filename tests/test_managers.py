@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -200,7 +199,7 @@ def test_proxies_and_types_of_ones_own():
 def test_all_public_names_of_the_standard_module_are_here():
     from multiprocessing import managers as standard
     for name, value in vars(standard).items():
-        if name.startswith("_") or name.startswith("SharedMemory"):
+        if name.startswith(("_", "SharedMemory")):
             continue
         if getattr(value, "__module__", None) == standard.__name__:
             assert getattr(managers, name) is value

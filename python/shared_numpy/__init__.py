@@ -3,22 +3,10 @@
 Importing this package loads nothing: each public name is fetched at its first
 use, so that ``from shared_numpy import shared_memory`` costs neither NumPy nor
 ``multiprocessing``. Python 3.6 knows no ``__getattr__`` of modules; the class of
-this module does it on every version.
+this module does it on every version. Type checkers read ``__init__.pyi``.
 """
 
 import sys
-
-# Read by type checkers, which see the plain imports; nothing of it is run.
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from . import managers, resource_tracker, semaphore_tracker, shared_memory
-    from ._core import __version__
-    from ._install import install, uninstall
-    from .array import (
-        SharedNDArray, array, empty, empty_like, from_array, full, full_like,
-        ndarray, ones, ones_like, zeros, zeros_like)
-    from .queue import Queue
 
 __all__ = [
     "Queue",
@@ -59,6 +47,8 @@ _HOME = {
     "ndarray": "array",
     "ones": "array",
     "ones_like": "array",
+    "queue": None,
+    "reduction": None,
     "resource_tracker": None,
     "semaphore_tracker": None,
     "shared_memory": None,

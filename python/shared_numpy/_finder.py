@@ -15,6 +15,10 @@ writes). What is guaranteed:
 import sys
 from _thread import allocate_lock
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # noqa: F401
+
 _PARENT = "multiprocessing"
 
 # Standard name -> our module. What Python 3.6 and 3.7 lack, and the semaphore
@@ -42,7 +46,7 @@ _HOOK_MODULE = "shared_numpy_pth"
 
 _MISSING = object()
 
-_active = None
+_active = None  # type: Any
 _lock = allocate_lock()
 
 
@@ -142,8 +146,9 @@ class Finder:
         """The spec of a module to provide; None for all others."""
         if name in self._names:
             module = self._ours(name)
-            # Specs are made by a class that is not importable without `importlib`.
-            return None if module is None else type(sys.__spec__)(name, _Alias(module))
+            # The class of specs is not importable without `importlib`.
+            make_spec = type(sys.__spec__)  # type: Any
+            return None if module is None else make_spec(name, _Alias(module))
         if name == _MANAGERS:
             return self._find_managers(name, path, target)
         return None
@@ -168,7 +173,7 @@ class Finder:
                 break
         else:
             return None
-        loader = spec.loader
+        loader = spec.loader  # type: Any
         execute = getattr(loader, "exec_module", None)
         if execute is None or isinstance(loader, type):
             # No place for a function of ours (a zipped or frozen standard library).

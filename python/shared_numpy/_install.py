@@ -67,7 +67,8 @@ def install(replace=False):
     global _replace
     if not _finder.aliases(replace):
         return
-    from . import _core  # noqa: F401: a broken build is said here and not later
+    # A broken build is said here, and not when something is imported.
+    from . import _core  # noqa: F401
     _replace = _replace or bool(replace)
     _finder.activate(replace)
     from multiprocessing import spawn

@@ -60,8 +60,8 @@ def content(replace):
     replace = bool(replace) and sys.version_info >= (3, 8)
     code = _HOOK.format(names=tuple(_finder.watched(replace)), replace=replace)
     # One namespace of its own: the line runs inside a function of `site`.
-    line = "import sys; exec({!r}, {{'sys': sys, '__name__': 'shared_numpy_pth'}})\n".format(code)
-    line = line.encode("ascii")
+    text = "import sys; exec({!r}, {{'sys': sys, '__name__': 'shared_numpy_pth'}})\n".format(code)
+    line = text.encode("ascii")
     head = _HEAD.format(what=_WHAT[replace]).encode("ascii")
     return head + hashlib.sha256(line).hexdigest().encode("ascii") + b"\n" + line
 
@@ -92,36 +92,37 @@ def directory():
     """The directory of this environment for the file.
 
     That is where the package itself lies if Python reads ``.pth`` files there, else
-    (an editable installation) the environment's site-packages.
+    (an editable installation, a virtual environment over a system's packages) the
+    environment's site-packages: what lies outside of an environment is never touched.
     """
+    own = sysconfig.get_path("purelib")
+    if sys.prefix != sys.base_prefix:
+        return own
     here = package_directory()
-    for candidate in site_directories():
+    candidates = [own, sysconfig.get_path("platlib")]
+    # The `site` of old virtualenvs has no such function.
+    candidates += getattr(site, "getsitepackages", list)()
+    if user_site():
+        candidates.append(user_site())
+    for candidate in candidates:
         if os.path.isdir(candidate) and os.path.samefile(candidate, here):
             return candidate
-    return sysconfig.get_path("purelib")
+    return own
 
 
-def site_directories():
-    """The directories whose ``.pth`` files Python reads at its start."""
-    # The `site` of virtualenv < 20 has no such function.
-    found = list(getattr(site, "getsitepackages", list)())
-    found.append(sysconfig.get_path("purelib"))
-    found.append(sysconfig.get_path("platlib"))
-    if site.ENABLE_USER_SITE and site.USER_SITE:
-        found.append(site.USER_SITE)
-    return [path for index, path in enumerate(found) if path not in found[:index]]
+def user_site():
+    """The user's own site-packages, where this interpreter reads them; else None."""
+    return site.USER_SITE if site.ENABLE_USER_SITE else None
 
 
 def find():
     """The path of the installed file and its bytes, or ``(None, None)``."""
-    for place in site_directories():
-        path = os.path.join(place, FILE_NAME)
-        try:
-            with open(path, "rb") as file:
-                return path, file.read()
-        except OSError:
-            continue
-    return None, None
+    path = os.path.join(directory(), FILE_NAME)
+    try:
+        with open(path, "rb") as file:
+            return path, file.read()
+    except FileNotFoundError:
+        return None, None
 
 
 def install(replace=False):
@@ -147,7 +148,7 @@ def install(replace=False):
             "else's. Remove it yourself if you do not need it.".format(path))
     if present == data:
         return path, False
-    place = os.path.dirname(path) if path else directory()
+    place = directory()
     check_place(place)
     target = os.path.join(place, FILE_NAME)
     write(target, data)
@@ -270,8 +271,7 @@ def write(path, data):
 def prove():
     """Imports in a new interpreter; None if it finds our module, else what is wrong."""
     # The user's own site-packages are out of sight under -I.
-    in_user_site = bool(site.ENABLE_USER_SITE and site.USER_SITE) and (
-        os.path.abspath(site.USER_SITE) == package_directory())
+    in_user_site = directory() == user_site()
     command = [sys.executable, "-B"] + ([] if in_user_site else ["-I"]) + ["-c", _PROOF]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

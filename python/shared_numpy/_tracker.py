@@ -11,6 +11,10 @@ import sys
 
 from . import _core
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Set  # noqa: F401
+
 _EXECUTABLE = "shared-numpy-tracker"
 # Where children look for the tracker; `tracker/address.rs` has its form.
 _VARIABLE = "SHARED_NUMPY_TRACKER"
@@ -20,7 +24,7 @@ _WARNED_VARIABLE = "SHARED_NUMPY_UNTRACKED"
 # Taken now: a relative path would lead elsewhere after a chdir.
 _DIRECTORY = os.path.dirname(os.path.abspath(_core.__file__))
 
-_shared = _core.tracker
+_shared = _core.tracker  # type: Any
 _shared_register = _shared.register
 _shared_unregister = _shared.unregister
 _shared_gone = _shared.gone
@@ -185,17 +189,24 @@ def _warn_unavailable(reason):
 
 
 def _warn(message):
-    # Loaded when needed; the level is that of whoever uses the public modules.
+    # As if from the first line outside of this package: whoever made the segment.
+    here = os.path.join(os.path.dirname(__file__), "")
+    level = 1
+    frame = sys._getframe()  # type: Any
+    while frame is not None and frame.f_code.co_filename.startswith(here):
+        level += 1
+        frame = frame.f_back
+    # Loaded when needed.
     import warnings
-    warnings.warn(message, UserWarning, stacklevel=4)
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 # --- Taking over from a tracker of the standard library ---------------------------
 
 # Trackers of the standard library that ran before ours took their place.
-_former = []
+_former = []  # type: List[Any]
 # Semaphores that this process registered: whose they are, and their names.
-_semaphores = set()
+_semaphores = set()  # type: Set[str]
 _semaphores_pid = None
 
 

@@ -4,7 +4,7 @@ The same tracker as in `resource_tracker`, which looks after semaphores and segm
 alike; only the calls have no type.
 """
 
-from .resource_tracker import _resource_tracker, main
+from .resource_tracker import _resource_tracker, main  # noqa: F401
 
 __all__ = ["ensure_running", "register", "unregister"]
 

@@ -1,0 +1,45 @@
+from . import managers as managers
+from . import resource_tracker as resource_tracker
+from . import semaphore_tracker as semaphore_tracker
+from . import shared_memory as shared_memory
+from ._core import __version__ as __version__
+from ._install import install as install
+from ._install import uninstall as uninstall
+from .array import (
+    SharedNDArray as SharedNDArray,
+    array as array,
+    empty as empty,
+    empty_like as empty_like,
+    from_array as from_array,
+    full as full,
+    full_like as full_like,
+    ndarray as ndarray,
+    ones as ones,
+    ones_like as ones_like,
+    zeros as zeros,
+    zeros_like as zeros_like,
+)
+from .queue import Queue as Queue
+
+__all__ = [
+    "Queue",
+    "SharedNDArray",
+    "__version__",
+    "array",
+    "empty",
+    "empty_like",
+    "from_array",
+    "full",
+    "full_like",
+    "install",
+    "managers",
+    "ndarray",
+    "ones",
+    "ones_like",
+    "resource_tracker",
+    "semaphore_tracker",
+    "shared_memory",
+    "uninstall",
+    "zeros",
+    "zeros_like",
+]
