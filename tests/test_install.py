@@ -106,7 +106,7 @@ def environment(shared_environment):
 
 
 # Everything by its standard name: a third party's program.
-PROGRAM = """
+PROGRAM = textwrap.dedent("""
     import multiprocessing as mp
     import sys
 
@@ -152,7 +152,13 @@ PROGRAM = """
         resource_tracker._resource_tracker.ensure_running()
         assert resource_tracker._resource_tracker._pid is not None
         assert "numpy" not in sys.modules
-"""
+""")
+
+
+def third_party(*preparations):
+    """The program, preceded in its main part by some lines."""
+    lines = "".join(textwrap.dedent(text).strip("\n") + "\n" for text in preparations)
+    return PROGRAM.replace("    {preparation}\n", textwrap.indent(lines, "    "))
 
 
 # -- one process --------------------------------------------------------------
@@ -160,7 +166,7 @@ PROGRAM = """
 
 @pytest.mark.parametrize("method", METHODS)
 def test_install_reaches_each_kind_of_child(shared_environment, method):
-    program = PROGRAM.format(preparation="import shared_numpy; " + INSTALL)
+    program = third_party("import shared_numpy", INSTALL)
     assert shared_environment.program(program, method) == (0, "manager's is gone\n", "")
 
 
@@ -171,8 +177,8 @@ def test_install_reaches_children_where_only_sys_path_finds_the_package(
     bare = Environment(tmp_path / "venv", with_package=False)
     place = str(tmp_path / "place")
     shutil.copytree(shared_environment.package, os.path.join(place, "shared_numpy"))
-    preparation = "sys.path.append({!r}); import shared_numpy; {}".format(place, INSTALL)
-    assert bare.program(PROGRAM.format(preparation=preparation), method) == (
+    program = third_party("sys.path.append({!r})".format(place), "import shared_numpy", INSTALL)
+    assert bare.program(program, method) == (
         0, "manager's is gone\n", "")
 
 
@@ -225,6 +231,20 @@ def test_install_twice_is_as_once_and_uninstall_takes_it_back(shared_environment
         assert multiprocessing.shared_memory is shared_numpy.shared_memory
     """.replace("shared_numpy.INSTALL", INSTALL)
     assert shared_environment.run(code) == (0, "", "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_install_after_the_first_children(shared_environment, method):
+    """A fork server and a tracker of the standard library are running by then."""
+    program = third_party("""
+        context = mp.get_context(sys.argv[1])
+        early = context.Lock()
+        process = context.Process(target=abs, args=(1,))
+        process.start()
+        process.join()
+        import shared_numpy
+    """, INSTALL)
+    assert shared_environment.program(program, method) == (0, "manager's is gone\n", "")
 
 
 @only_new
@@ -312,7 +332,7 @@ def test_installed_programs_run_unmodified(environment, method, flags):
     assert environment.command("install", *FLAGS)[0] == 0
     path = os.path.join(environment.path, "unmodified.py")
     with open(path, "w") as file:
-        file.write(textwrap.dedent(PROGRAM.format(preparation="pass")))
+        file.write(third_party())
     assert environment.python_call(*(flags + (path, method))) == (0, "manager's is gone\n", "")
 
 
