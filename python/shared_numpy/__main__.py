@@ -41,7 +41,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except _pth.Refused as reason:
+    except (_pth.Refused, OSError) as reason:
         print("shared_numpy: " + str(reason), file=sys.stderr)
         return 1
 

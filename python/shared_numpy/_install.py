@@ -20,6 +20,7 @@ _KEY = "shared_numpy"
 # is still to come there, so the place of the package travels along.
 _IN_CHILD = """\
 import sys
+path = list(sys.path)
 sys.path.append({directory!r})
 try:
     import shared_numpy
@@ -27,7 +28,7 @@ try:
 except ImportError:
     pass
 finally:
-    sys.path.remove({directory!r})
+    sys.path[:] = path
 """
 
 # Taken now: a relative entry of `sys.path` would mean another place after a chdir.
