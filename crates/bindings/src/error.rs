@@ -26,7 +26,9 @@ pub(crate) fn exception(error: Error) -> PyErr {
             let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
             PyOSError::new_err((errno, message, slashed(name)))
         }
-        Error::BadName { .. } | Error::Empty { .. } => PyValueError::new_err(message),
+        Error::BadName { .. } | Error::Empty { .. } | Error::Foreign { .. } => {
+            PyValueError::new_err(message)
+        }
         Error::OutOfBounds { .. } => PyIndexError::new_err(message),
         Error::ReadOnly => PyTypeError::new_err(message),
         _ => PyRuntimeError::new_err(message),

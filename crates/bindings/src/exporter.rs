@@ -68,6 +68,10 @@ const TP_AS_BUFFER_OFFSET: usize = 160;
 struct ExporterObject {
     ob_base: ffi::PyObject,
     mapping: *const Mapping,
+    /// How many bytes are exported; at most the mapping's length.
+    len: usize,
+    /// An object that lives as long as this one, or null.
+    owner: *mut ffi::PyObject,
     read_only: bool,
 }
 
@@ -83,6 +87,21 @@ pub(crate) fn new<'py>(
     mapping: Arc<Mapping>,
     read_only: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let len = mapping.len();
+    new_part(py, mapping, len, read_only, None)
+}
+
+/// An exporter of the first `len` bytes of `mapping` (all of it, if that is less)
+/// that keeps `owner` alive until it dies itself.
+///
+/// `owner` must not lead back to the exporter: nothing would find the cycle.
+pub(crate) fn new_part<'py>(
+    py: Python<'py>,
+    mapping: Arc<Mapping>,
+    len: usize,
+    read_only: bool,
+    owner: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let ty = TYPE.load(Ordering::Relaxed);
     if ty.is_null() {
         return Err(PySystemError::new_err(
@@ -97,6 +116,15 @@ pub(crate) fn new<'py>(
     }
     let exporter = object.cast::<ExporterObject>();
     let read_only = read_only || mapping.is_read_only();
+    let len = len.min(mapping.len());
+    // SAFETY: as below.
+    unsafe {
+        (*exporter).len = len;
+    }
+    // SAFETY: as below; the new object takes over the reference.
+    unsafe {
+        (*exporter).owner = owner.map_or(ptr::null_mut(), Bound::into_ptr);
+    }
     // SAFETY: the object was allocated with room for `ExporterObject`, nobody else
     // has seen it yet, and the fields are plain data.
     unsafe {
@@ -130,6 +158,22 @@ pub(crate) fn mapping_of(object: &Bound<'_, PyAny>) -> Option<Arc<Mapping>> {
     Some(unsafe { Arc::from_raw(mapping) })
 }
 
+/// The type of exporters; null before [`register`].
+pub(crate) fn type_object() -> *mut ffi::PyTypeObject {
+    TYPE.load(Ordering::Relaxed)
+}
+
+/// The object that `object` keeps alive, if `object` is an exporter with an owner.
+pub(crate) fn owner_of<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    if object.get_type_ptr() != type_object() || type_object().is_null() {
+        return None;
+    }
+    // SAFETY: the type was compared, so the layout is `ExporterObject`'s.
+    let owner = unsafe { (*object.as_ptr().cast::<ExporterObject>()).owner };
+    // SAFETY: null or an object that the exporter keeps alive; adds a reference.
+    unsafe { Bound::from_borrowed_ptr_or_opt(object.py(), owner) }
+}
+
 /// # Safety
 ///
 /// - Called by CPython only, with `object` of our type and the GIL held.
@@ -153,6 +197,8 @@ unsafe extern "C" fn getbuffer(
     let mapping = unsafe { &*mapping };
     // SAFETY: plain field of our object.
     let read_only = unsafe { (*exporter).read_only };
+    // SAFETY: plain field of our object.
+    let len = unsafe { (*exporter).len };
     // SAFETY: `view` is not null; the bytes live as long as `object`, of which
     // FillInfo keeps a reference in the view; lengths were limited to `isize::MAX`.
     unsafe {
@@ -160,7 +206,7 @@ unsafe extern "C" fn getbuffer(
             view,
             object,
             mapping.start().as_ptr().cast(),
-            mapping.len() as ffi::Py_ssize_t,
+            len as ffi::Py_ssize_t,
             c_int::from(read_only),
             flags,
         )
@@ -180,6 +226,10 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         // object cannot be reached any more, so nobody reads the pointer again.
         drop(unsafe { Arc::from_raw(mapping) });
     }
+    // SAFETY: as above.
+    let owner = unsafe { (*object.cast::<ExporterObject>()).owner };
+    // SAFETY: null or a reference of ours, given back once; the GIL is held.
+    unsafe { ffi::Py_XDECREF(owner) };
     // SAFETY: allocated by PyType_GenericAlloc without GC, freed by its counterpart.
     unsafe { ffi::PyObject_Free(object.cast()) };
     // SAFETY: PyType_GenericAlloc counted the type for this object on all versions.
@@ -190,13 +240,8 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
 ///
 /// - Called by CPython only, with an object of our type.
 unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
-    // SAFETY: objects of our type have this layout.
-    let mapping = unsafe { (*object.cast::<ExporterObject>()).mapping };
-    // SAFETY: null or from `Arc::into_raw`, with a count held by the object.
-    match unsafe { mapping.as_ref() } {
-        Some(mapping) => mapping.len() as ffi::Py_ssize_t,
-        None => 0,
-    }
+    // SAFETY: objects of our type have this layout; zero when half made.
+    unsafe { (*object.cast::<ExporterObject>()).len as ffi::Py_ssize_t }
 }
 
 /// # Safety

@@ -5,15 +5,17 @@
 //!
 //! One binary serves CPython 3.6 and newer: it is built against the stable ABI of
 //! 3.7 and uses nothing of it that 3.6 lacks. Where the stable ABI falls short
-//! (exporting a buffer, very hot methods) the files `exporter` and `list` speak to
-//! the C API themselves.
+//! (exporting a buffer, NumPy's objects, very hot methods) the files `exporter`,
+//! `ndarray` and `list` speak to the C API themselves.
 
 #![deny(unsafe_code)]
 
+mod array;
 mod error;
 mod exporter;
 mod gil;
 mod list;
+mod ndarray;
 mod posixshmem;
 mod segment;
 mod tracker;
@@ -26,6 +28,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exporter::register(m)?;
     segment::register(m)?;
     list::register(m)?;
+    array::register(m)?;
+    ndarray::register(m)?;
     posixshmem::register(m)?;
     tracker::register(m)?;
     Ok(())

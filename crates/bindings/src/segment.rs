@@ -50,12 +50,23 @@ fn segment_create(
             Some(false) => Reserve::Never,
         },
     };
+    let made = interruptible(py, size, |keep_going| {
+        segment::Segment::create(name, size, options, keep_going)
+    })?;
+    parts(py, made)
+}
+
+/// Runs `work`, which commits `size_bytes` bytes; if those are many, with the
+/// interpreter lock released and signal handlers run whenever it asks.
+pub(crate) fn interruptible<T>(
+    py: Python<'_>,
+    size_bytes: usize,
+    work: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<T, Error>,
+) -> PyResult<T> {
     let mut interrupt = None;
-    let made = if size > DETACH_ABOVE_BYTES {
+    let done = if size_bytes > DETACH_ABOVE_BYTES {
         gil::detached(py, |detached| {
-            segment::Segment::create(name, size, options, &mut || match detached
-                .attached(|py| py.check_signals())
-            {
+            work(&mut || match detached.attached(|py| py.check_signals()) {
                 Ok(()) => true,
                 Err(error) => {
                     interrupt = Some(error);
@@ -64,14 +75,13 @@ fn segment_create(
             })
         })
     } else {
-        segment::Segment::create(name, size, options, &mut || true)
+        work(&mut || true)
     };
-    match made {
-        Ok(segment) => parts(py, segment),
+    match done {
         Err(Error::Interrupted) => {
             Err(interrupt.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())))
         }
-        Err(error) => Err(exception(error)),
+        done => done.map_err(exception),
     }
 }
 

@@ -50,6 +50,13 @@ pub enum Error {
         /// The segment's name.
         name: String,
     },
+    /// The segment is not of the kind that was asked for.
+    Foreign {
+        /// The segment's name.
+        name: String,
+        /// What it lacks.
+        reason: &'static str,
+    },
     /// An access outside the mapping.
     OutOfBounds {
         /// Where the access began, in bytes from the start of the mapping.
@@ -117,6 +124,9 @@ impl fmt::Display for Error {
                 "shared memory {name:?} was removed and created anew by somebody else; \
                  attach again to reach the new segment"
             ),
+            Error::Foreign { name, reason } => {
+                write!(f, "cannot use shared memory {name:?}: {reason}")
+            }
             Error::OutOfBounds {
                 offset_bytes,
                 len_bytes,

@@ -12,11 +12,14 @@
 //!   unlink, open again.
 //! - [`tracker`]: the helper process that unlinks what a program leaves behind:
 //!   its protocol, the process's side and the helper's side.
+//! - [`array_segment`]: a segment with one array's bytes, which goes with its
+//!   creator unless its name was given out.
 //!
 //! `unsafe` is denied in the crate and allowed in [`sys`] and [`mapping`] only.
 
 #![deny(unsafe_code)]
 
+pub mod array_segment;
 pub mod error;
 pub mod list;
 pub mod mapping;

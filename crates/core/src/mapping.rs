@@ -134,6 +134,29 @@ impl Mapping {
         Ok(())
     }
 
+    /// Replaces the word at `offset` by `new` if it is `current`, in one step.
+    ///
+    /// The inner result tells what was found: `Ok(current)` or `Err(other)`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Mapping::store_u64`].
+    #[inline]
+    pub fn compare_exchange_u64(
+        &self,
+        offset: usize,
+        current: u64,
+        new: u64,
+    ) -> Result<std::result::Result<u64, u64>> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        // Relaxed: as for `load_u64`.
+        Ok(self
+            .word(offset)?
+            .compare_exchange(current, new, Ordering::Relaxed, Ordering::Relaxed))
+    }
+
     fn word(&self, offset: usize) -> Result<&AtomicU64> {
         if !offset.is_multiple_of(8) {
             return Err(self.out_of_bounds(offset, 8));

@@ -1,0 +1,415 @@
+"""NumPy arrays in shared memory, which travel between processes by handle.
+
+What is guaranteed:
+
+- An object of type `SharedNDArray` lies in shared memory: what `array` and its
+  siblings make, and every view of it (slices, transposes, reshaped arrays, fields,
+  other dtypes). Whatever has memory of its own (``a + 1``, ``a.sum(axis=0)``,
+  ``a[[1, 2]]``, ``a.copy()``, ``np.empty_like(a)``) is an ordinary array or scalar.
+- Memory is committed when an array is made: a full ``/dev/shm`` is an ``OSError``.
+- An array stays readable and writable until it is dropped, whatever was closed or
+  unlinked meanwhile, here or elsewhere.
+- Input is copied once, straight into shared memory.
+
+An array that was never sent anywhere is gone with its last view; once a handle
+was sent, its memory stays until somebody calls `unlink` or the program's last
+process has ended.
+"""
+
+import operator
+import os
+import sys
+
+try:
+    import numpy as np
+except ImportError as error:
+    raise ImportError(
+        "shared_numpy's arrays need numpy, which is not installed: "
+        "pip install 'shared-numpy[arrays]'") from error
+
+from . import _core
+from . import _tracker
+from .shared_memory import SharedMemory
+
+__all__ = [
+    "SharedNDArray", "array", "ndarray", "from_array", "zeros", "empty", "ones",
+    "full", "zeros_like", "empty_like", "ones_like", "full_like",
+]
+
+# Items that are, or hold, pointers into the process that made them.
+_POINTER_FLAGS = 0x01 | 0x04
+
+
+def _without_garbage_collection(body):
+    """The class `body` as a type made in C, whose objects are laid out as numpy's own.
+
+    That lets results with private memory become ordinary arrays (`_core.array_type`).
+    The methods must not use ``super()``: they are moved to another class.
+    """
+    cls = _core.array_type(np.ndarray)
+    for name, value in vars(body).items():
+        if name not in ("__dict__", "__weakref__", "__module__", "__slots__"):
+            setattr(cls, name, value)
+    return cls
+
+
+@_without_garbage_collection
+class SharedNDArray(np.ndarray):
+    """An array in shared memory. Made by `array`, `ndarray`, `zeros` and the like.
+
+    ``SharedNDArray(shape, dtype=float, order=None)`` is the same as `ndarray`.
+
+    It is a ``numpy.ndarray`` in all respects. Views of it are of this type;
+    results with memory of their own are ordinary arrays. Put on a queue of
+    ``multiprocessing`` or of ours, sent through a pipe, given to or returned by a
+    process of a pool, it goes by handle and both sides see the same memory;
+    ``pickle`` and ``copy`` give an ordinary array by value.
+
+    Classes derived from it are also sent by handle and keep their type; their
+    objects, unlike those of this class, may have private memory.
+    """
+
+    __slots__ = ()
+
+    # Functions in C that keep numpy from giving results this type; what gets it all
+    # the same is put right by `__array_finalize__`, a method in C.
+    __array_wrap__ = _core.array_unwrap
+    if hasattr(np.ndarray, "__array_prepare__"):  # NumPy 1
+        __array_prepare__ = _core.array_prepare
+
+    def __new__(cls, shape, dtype=float, order=None):
+        return _allocate(shape, dtype, order or "C", cls)
+
+    def __init_subclass__(cls, **keywords):
+        np.ndarray.__init_subclass__(**keywords)
+        _reduction.register(cls)
+
+    @property
+    def shm(self):
+        """The segment that holds this array, as a `SharedMemory`.
+
+        Its ``name`` can be given to other processes, so looking at it counts as
+        sending the array: the memory stays until `unlink` or the program's end.
+        Each access gives a new object, which may be closed at will.
+        """
+        segment = _segment_of(self)
+        segment.publish()
+        return _ArrayMemory(segment)
+
+    def close(self):
+        """Does nothing, any number of times: the array stays usable until it is dropped.
+
+        Its memory is unmapped with its last view in this process.
+        """
+
+    def unlink(self):
+        """Removes the segment's name, so that the memory goes with its last view.
+
+        Any process may do it, in any order with `close` and any number of times.
+        Processes that have the array keep it; handles on their way lead nowhere
+        then; an array sent later is copied to new shared memory first.
+        """
+        _unlink(_segment_of(self))
+
+    def __reduce__(self):
+        return self.view(np.ndarray).__reduce__()
+
+    def __reduce_ex__(self, protocol):
+        # By value: pickles of unknown destination must not depend on this program.
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+class _ArrayMemory(SharedMemory):
+    """The `SharedMemory` of an array: unlinking again is no error."""
+
+    def __init__(self, segment):
+        # Not the array's own buffer: the array may go while this object stays.
+        self._mmap = segment.exporter()
+        self._buf = memoryview(self._mmap)
+        self._size = segment.nbytes
+        self._name = segment.name
+        self._identity = segment.identity
+        self._segment = segment
+
+    def unlink(self):
+        """Removes the segment's name; nothing happens if that was done before."""
+        _unlink(self._segment)
+
+    def __reduce__(self):
+        return SharedMemory, (self.name,)
+
+    def __repr__(self):
+        return "SharedMemory({!r}, size={})".format(self.name, self.size)
+
+
+def _segment_of(a):
+    """The segment of an array; ValueError if it lies in private memory."""
+    segment = _core.array_segment(a)
+    if segment is None:
+        raise ValueError("this array is not in shared memory: make it with "
+                         "shared_numpy.array(...) or shared_numpy.ndarray(...)")
+    return segment
+
+
+def _unlink(segment):
+    segment.unlink()
+    _tracker.gone("array", segment.name, segment.identity)
+
+
+def _new_memory(nbytes):
+    """A buffer of `nbytes` zero bytes in a new segment, which the tracker knows of."""
+    while True:
+        name = "/snp_" + os.urandom(8).hex()
+        # First the tracker, so that being killed in between leaves nothing.
+        _tracker.register("array", name)
+        try:
+            return _core.array_create(name, nbytes)
+        except FileExistsError:
+            _tracker.unregister("array", name)
+        except BaseException:
+            _tracker.unregister("array", name)
+            raise
+
+
+def _refuse_pointers(dtype):
+    if dtype.hasobject or dtype.flags & _POINTER_FLAGS or dtype.kind == "T":
+        raise TypeError(
+            "dtype {!r} cannot be shared: its items are references to objects of one "
+            "process; use a dtype of fixed size (for text 'U20' or 'S20', for mixed "
+            "records a structured dtype)".format(dtype))
+
+
+def _whole(shape, dtype):
+    """Shape and dtype as numpy would use them: subarrays unfolded, sizes given.
+
+    Raises TypeError and ValueError as ``numpy.empty`` does, and TypeError for
+    items that hold Python objects.
+    """
+    dtype = np.dtype(dtype)
+    _refuse_pointers(dtype)
+    try:
+        shape = tuple(map(operator.index, shape))
+    except TypeError:
+        shape = (operator.index(shape),)
+    if any(length < 0 for length in shape):
+        raise ValueError("negative dimensions are not allowed")
+    # Only the first axis is empty, so that the dtype's own axes show.
+    sample = np.empty((0,), dtype)
+    return shape + sample.shape[1:], sample.dtype
+
+
+def _allocate(shape, dtype, order, cls=SharedNDArray):
+    """A new array of zero bytes; `order` is 'C' or 'F'."""
+    shape, dtype = _whole(shape, dtype)
+    nbytes = dtype.itemsize
+    for length in shape:
+        nbytes *= length
+    # Axes of length 0 aside, as in numpy: (0, 2**62, 2**62) is too big as well.
+    reach = dtype.itemsize
+    for length in shape:
+        reach *= max(length, 1)
+    if reach > sys.maxsize:
+        raise ValueError("array is too big: {} bytes of shape {} and dtype {}; the limit "
+                         "is {}".format(reach, shape, dtype, sys.maxsize))
+    if len(shape) > 32:
+        # Let numpy, whose limit it is, refuse before memory is taken.
+        np.empty((0,) * len(shape), np.bool_)
+    return np.ndarray.__new__(cls, shape, dtype, _new_memory(nbytes), 0, None, order)
+
+
+def _allocate_like(a, dtype, order, shape=None):
+    """A new array with the shape of `a` and its axes in memory as `order` says.
+
+    `order` is 'C', 'F', 'A' (Fortran if `a` is, and not C) or 'K' (as in `a`, as
+    near as can be), as for ``numpy.copy``.
+    """
+    order = (order or "K").upper()
+    if order not in ("C", "F", "A", "K"):
+        raise ValueError("order must be one of 'C', 'F', 'A', or 'K' (got {!r})".format(order))
+    if shape is not None:
+        shape = shape if np.iterable(shape) else (shape,)
+        if len(tuple(shape)) != a.ndim and order == "K":
+            order = "C"
+    else:
+        shape = a.shape
+    if order == "A" or (order == "K" and (a.flags.c_contiguous or a.flags.f_contiguous)):
+        order = "F" if a.flags.fnc else "C"
+    if order != "K":
+        return _allocate(shape, dtype, order)
+    # The axis with the longest steps outermost, as numpy does.
+    axes = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
+    inner = _allocate([shape[axis] for axis in axes], dtype, "C")
+    places = sorted(range(a.ndim), key=axes.__getitem__)
+    places += range(a.ndim, inner.ndim)  # the axes of a subarray dtype
+    return inner.transpose(places)
+
+
+def _plain(given, dtype=None):
+    """`given` as an ordinary array, without copying what is an array already."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array cannot be shared, its mask would be lost: share a.filled(value), "
+            "or a.data and np.ma.getmaskarray(a) as two arrays")
+    if isinstance(given, np.ndarray):
+        return given.view(np.ndarray)
+    return np.asarray(given, dtype)
+
+
+def _needs_values(dtype):
+    """Whether a dtype is only complete when the values are known."""
+    if dtype.kind in "SUV" and dtype.itemsize == 0 and dtype.names is None:
+        return True
+    return dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic"
+
+
+def array(object, dtype=None, copy=True, order="K", subok=False, ndmin=0):  # noqa: A002
+    """Copies `object` into a new array in shared memory; like ``numpy.array``.
+
+    Parameters
+    ----------
+    object : array_like
+        An array (of any layout: transposed, broadcast, reversed) is copied once,
+        straight into shared memory. Lists and other sequences become an ordinary
+        array first, because their shape is not known before.
+    dtype : dtype, optional
+        Anything of fixed size. One without a size or unit (``'S'``, ``'U'``,
+        ``'M8'``) is taken from the values, through an ordinary array.
+    copy : bool, optional
+        With False or None a `SharedNDArray` that fits is returned as it is.
+        Anything else is copied.
+    order : {'K', 'A', 'C', 'F'}
+        How the axes lie in memory.
+    subok : bool
+        Accepted and ignored: the result is a `SharedNDArray`.
+    ndmin : int
+        The least number of axes; ones are put in front of the shape.
+
+    Raises
+    ------
+    TypeError
+        The items are, or contain, Python objects, or the input is a masked array.
+    OSError
+        ``ENOSPC``: shared memory is full; nothing is left behind.
+    """
+    del subok
+    if dtype is not None:
+        dtype = np.dtype(dtype)
+        _refuse_pointers(dtype)
+    if not copy and _fits(object, dtype, order, ndmin):
+        return object
+    source = _plain(object, dtype)
+    if dtype is not None and _needs_values(dtype):
+        source = np.array(source, dtype)
+    if dtype is None or _needs_values(dtype):
+        dtype = source.dtype
+    if source.ndim < ndmin:
+        source = source[(np.newaxis,) * (ndmin - source.ndim)]
+    if dtype.subdtype is not None:
+        # How values spread over a subarray is numpy's business.
+        source = np.array(source if source is not object else object, dtype)
+        dtype = source.dtype
+    result = _allocate_like(source, dtype, order)
+    result[...] = source
+    return result
+
+
+def _fits(given, dtype, order, ndmin):
+    if type(given) is not SharedNDArray or given.ndim < ndmin:
+        return False
+    flags = given.flags
+    return ((dtype is None or dtype == given.dtype)
+            and (order in ("K", "A", None)
+                 or (flags.c_contiguous if order == "C" else flags.f_contiguous)))
+
+
+def from_array(a):
+    """Copies an array into a new one in shared memory, with its layout and dtype."""
+    return array(a)
+
+
+def ndarray(shape, dtype=float, order=None):
+    """A new array in shared memory; its bytes are zero.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The lengths of the axes; empty arrays and no axes at all are fine.
+    dtype : dtype
+        Anything but Python objects.
+    order : {'C', 'F'}, optional
+        Row-major (default) or column-major.
+
+    Raises
+    ------
+    TypeError
+        The items are, or contain, Python objects.
+    ValueError
+        A negative length, or more bytes than can be addressed.
+    OSError
+        ``ENOSPC``: shared memory is full; nothing is left behind.
+    """
+    return _allocate(shape, dtype, _c_or_f(order))
+
+
+def _c_or_f(order):
+    order = (order or "C").upper()
+    if order not in ("C", "F"):
+        raise ValueError("order must be 'C' or 'F' (got {!r})".format(order))
+    return order
+
+
+def empty(shape, dtype=float, order="C"):
+    """Like ``numpy.empty``, in shared memory. See `ndarray`."""
+    return _allocate(shape, dtype, _c_or_f(order))
+
+
+def zeros(shape, dtype=float, order="C"):
+    """Like ``numpy.zeros``, in shared memory. See `ndarray`."""
+    # New segments are zero, and zero bytes are the zero of every dtype we take.
+    return _allocate(shape, dtype, _c_or_f(order))
+
+
+def ones(shape, dtype=None, order="C"):
+    """Like ``numpy.ones``, in shared memory. See `ndarray`."""
+    return full(shape, 1, float if dtype is None else dtype, order)
+
+
+def full(shape, fill_value, dtype=None, order="C"):
+    """Like ``numpy.full``, in shared memory. See `ndarray`.
+
+    Without `dtype` it is that of `fill_value`.
+    """
+    if dtype is None:
+        dtype = np.asarray(fill_value).dtype
+    result = _allocate(shape, dtype, _c_or_f(order))
+    np.copyto(result, fill_value, casting="unsafe")
+    return result
+
+
+def empty_like(prototype, dtype=None, order="K", subok=True, shape=None):
+    """Like ``numpy.empty_like``, in shared memory; `subok` is ignored."""
+    del subok
+    prototype = _plain(prototype)
+    return _allocate_like(prototype, prototype.dtype if dtype is None else dtype, order, shape)
+
+
+def zeros_like(a, dtype=None, order="K", subok=True, shape=None):
+    """Like ``numpy.zeros_like``, in shared memory; `subok` is ignored."""
+    return empty_like(a, dtype, order, subok, shape)
+
+
+def ones_like(a, dtype=None, order="K", subok=True, shape=None):
+    """Like ``numpy.ones_like``, in shared memory; `subok` is ignored."""
+    return full_like(a, 1, dtype, order, subok, shape)
+
+
+def full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None):
+    """Like ``numpy.full_like``, in shared memory; `subok` is ignored."""
+    result = empty_like(a, dtype, order, subok, shape)
+    np.copyto(result, fill_value, casting="unsafe")
+    return result
+
+
+from . import reduction as _reduction  # noqa: E402  (it needs what is above)
+
+_reduction.register(SharedNDArray)

@@ -1,0 +1,283 @@
+"""`Queue`: the interface of multiprocessing's, arrays by handle, errors in the caller."""
+
+import gc
+import multiprocessing.queues
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import time
+from queue import Empty, Full
+
+import pytest
+
+np = pytest.importorskip("numpy")
+
+import shared_numpy as snp  # noqa: E402
+from shared_numpy import Queue  # noqa: E402
+from test_array import exists, name_of, same  # noqa: E402
+
+
+class Frame:
+    def __init__(self, pixels, number):
+        self.pixels = pixels
+        self.number = number
+
+
+def produce(queue, count):
+    for number in range(count):
+        a = snp.full((100, 50), number, dtype="f4")
+        queue.put(a)
+        a.close()
+
+
+def produce_and_exit(queue):
+    a = snp.array(np.arange(10.0))
+    queue.put({"view": a[::-2], "list": [a, a.T], "frame": Frame(a[3:], 7)})
+    del a
+
+
+def produce_and_die(queue):
+    queue.put(snp.array([1, 2, 3]))
+    queue.close()
+    queue.join_thread()
+    os._exit(3)
+
+
+def echo(queue, back):
+    while True:
+        item = queue.get()
+        if item is None:
+            break
+        item += 1
+        back.put(item)
+
+
+def received(queue):
+    return queue.get(timeout=60)
+
+
+# -- in one process -------------------------------------------------------------------
+
+
+def test_it_is_a_class():
+    queue = Queue()
+    assert isinstance(Queue, type) and isinstance(queue, Queue)
+    assert isinstance(queue, multiprocessing.queues.Queue)
+    queue.close()
+    queue.join_thread()
+
+
+def test_interface():
+    queue = Queue(2)
+    assert queue.empty() and not queue.full() and queue.qsize() == 0
+    queue.put(1)
+    queue.put_nowait("two")
+    assert queue.full() and queue.qsize() == 2
+    with pytest.raises(Full):
+        queue.put_nowait(3)
+    with pytest.raises(Full):
+        queue.put(3, True, 0.01)
+    assert received(queue) == 1 and queue.get(True, 60) == "two"
+    with pytest.raises(Empty):
+        queue.get_nowait()
+    with pytest.raises(Empty):
+        queue.get(timeout=0.01)
+    assert queue.empty()
+    queue.put(None, block=False)
+    assert received(queue) is None
+    queue.cancel_join_thread()
+    queue.close()
+    with pytest.raises((ValueError, AssertionError)):
+        queue.put(1)
+
+
+def test_what_cannot_be_pickled_raises_in_put(capfd):
+    queue = Queue(1)
+    a = snp.array([1, 2])
+    name = name_of(a)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        queue.put([a, lambda: None])
+    queue.put("still usable")
+    assert received(queue) == "still usable"
+    del a
+    assert not exists(name)
+    queue.close()
+    queue.join_thread()
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_put_is_as_it_was_then():
+    queue = Queue()
+    items = [1]
+    queue.put(items)
+    items.append(2)
+    assert received(queue) == [1]
+
+
+def test_an_array_that_found_no_room_is_not_kept():
+    queue = Queue(1)
+    queue.put("full")
+    a = snp.array([1, 2, 3])
+    name = name_of(a)
+    for _ in range(3):
+        with pytest.raises(Full):
+            queue.put_nowait(a)
+    del a
+    assert not exists(name)
+    assert received(queue) == "full"
+    queue.close()
+    a = snp.array([1, 2, 3])
+    name = name_of(a)
+    with pytest.raises((ValueError, AssertionError)):
+        queue.put(a)
+    del a
+    assert not exists(name)
+
+
+def test_ordinary_arrays_arrive_by_value():
+    queue = Queue()
+    a = np.arange(10).reshape(2, 5).T
+    queue.put(a)
+    b = received(queue)
+    assert type(b) is np.ndarray and same(a, b)
+
+
+def test_an_array_that_is_gone_raises_in_get_and_the_queue_goes_on():
+    queue = Queue()
+    a = snp.array([1, 2, 3])
+    queue.put(a)
+    queue.put("next")
+    a.unlink()
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        received(queue)
+    assert received(queue) == "next"
+
+
+def test_the_producer_may_drop_the_array():
+    queue = Queue()
+    for number in range(20):
+        queue.put(snp.full(3, number))
+    gc.collect()
+    for number in range(20):
+        a = received(queue)
+        assert (a == number).all()
+        a.unlink()
+
+
+# -- between processes ---------------------------------------------------------------
+
+
+def test_the_example_of_the_originals(context):
+    queue = Queue(ctx=context)
+    process = context.Process(target=produce, args=(queue, 5))
+    process.start()
+    for number in range(5):
+        a = received(queue)
+        assert type(a) is snp.SharedNDArray and a.dtype == "f4" and (a == number).all()
+        a.close()
+        a.unlink()
+        a.unlink()
+        a.close()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_nested_and_the_producer_is_gone(context):
+    queue = Queue(ctx=context)
+    process = context.Process(target=produce_and_exit, args=(queue,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    time.sleep(0.1)  # whatever would clean up too early shall have its chance
+    got = received(queue)
+    assert got["view"].tolist() == [9, 7, 5, 3, 1]
+    assert [type(item) for item in got["list"]] == [snp.SharedNDArray] * 2
+    assert got["frame"].number == 7
+    got["list"][0][9] = 90
+    assert got["view"][0] == got["frame"].pixels[-1] == got["list"][1][9] == 90
+    assert len({name_of(item) for item in (got["view"], *got["list"], got["frame"].pixels)}) == 1
+    got["view"].unlink()
+
+
+def test_a_producer_that_dies_loses_nothing_that_left_it(context):
+    queue = Queue(ctx=context)
+    process = context.Process(target=produce_and_die, args=(queue,))
+    process.start()
+    process.join(60)
+    assert process.exitcode != 0
+    a = received(queue)
+    assert a.tolist() == [1, 2, 3]
+    a.unlink()
+
+
+def test_there_and_back(context):
+    queue, back = Queue(ctx=context), Queue(3, ctx=context)
+    process = context.Process(target=echo, args=(queue, back), daemon=True)
+    process.start()
+    a = snp.zeros((3, 4), order="F")
+    for number in range(1, 6):
+        queue.put(a)
+        b = received(back)
+        assert b.flags.f_contiguous and (b == number).all() and (a == number).all()
+    queue.put(None)
+    process.join(60)
+    assert process.exitcode == 0
+    a.unlink()
+
+
+def test_multiprocessings_queue_takes_arrays_too(context):
+    queue = context.Queue()
+    process = context.Process(target=produce, args=(queue, 3))
+    process.start()
+    for number in range(3):
+        a = received(queue)
+        assert type(a) is snp.SharedNDArray and (a == number).all()
+        a.unlink()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+PROGRAM = """
+    import multiprocessing, sys
+    import shared_numpy as snp
+    from shared_numpy import Queue, _core
+
+    def work(queue):
+        # The first shared memory of the whole program is made here.
+        queue.put(snp.array([1, 2, 3]))
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context(sys.argv[1])
+        queue = Queue(ctx=context)
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        process.join()
+        a = queue.get(timeout=60)
+        print(a.tolist(), _core.array_segment(a).name)
+"""
+
+
+def run_program(tmp_path, program, *arguments):
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(program))
+    done = subprocess.Popen([sys.executable, str(script)] + list(arguments),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    out, err = done.communicate(timeout=100)
+    return done.returncode, out, err
+
+
+def test_a_program_whose_parent_never_made_shared_memory(tmp_path, context):
+    code, out, err = run_program(tmp_path, PROGRAM, context.get_start_method())
+    assert (code, err) == (0, "")
+    assert out.startswith("[1, 2, 3] /snp_")
+    gone_soon(out.split()[-1])
+
+
+def gone_soon(name):
+    """The tracker removes what was never unlinked when the program has ended."""
+    end = time.monotonic() + 10
+    while exists(name):
+        assert time.monotonic() < end, "still there: " + name
+        time.sleep(0.05)
