@@ -15,7 +15,9 @@ import make_venv
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENVS = os.path.join(ROOT, ".venvs")
-REQUIREMENTS = [os.path.join(ROOT, "ci", "requirements-test.txt")]
+REQUIREMENTS = [os.path.join(ROOT, *path) for path in (("ci", "requirements-test.txt"), ("examples", "requirements.txt"))]
+# Installed without what they depend on.
+BARE_REQUIREMENTS = [os.path.join(ROOT, "examples", "requirements-photos.txt")]
 
 
 def the_wheel():
@@ -31,7 +33,7 @@ def prepare(interpreter, wheel):
     """One environment; the seconds that it took, or None when it was already as it should be."""
     began = time.time()
     folder = os.path.join(VENVS, interpreter.tag)
-    changed = make_venv.ensure(folder, interpreter.path, REQUIREMENTS)
+    changed = make_venv.ensure(folder, interpreter.path, REQUIREMENTS, BARE_REQUIREMENTS)
     changed = make_venv.install_wheel(folder, wheel) or changed
     return time.time() - began if changed else None
 
