@@ -70,11 +70,16 @@ def heed_interrupts():
 
 
 def start(script, *arguments, **options):
-    """A program in a session of its own, so that all its processes can be signalled at once."""
+    """A program in a session of its own, so that all its processes can be signalled at once.
+
+    It starts its own tracker, whatever other tests have left in this process's environment.
+    """
+    environment = dict(options.pop("env", os.environ))
+    environment.pop("SHARED_NUMPY_TRACKER", None)
     return subprocess.Popen(
         [sys.executable, script] + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, universal_newlines=True, start_new_session=True,
-        preexec_fn=heed_interrupts, **options)
+        preexec_fn=heed_interrupts, env=environment, **options)
 
 
 def finish(process):

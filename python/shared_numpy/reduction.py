@@ -23,8 +23,6 @@ from . import _core
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
-loads = ForkingPickler.loads
-
 _collecting = threading.local()
 
 
@@ -63,6 +61,11 @@ def dumps(obj):
         raise
     finally:
         _collecting.published = before
+
+
+def loads(data):
+    """Unpickles what `dumps` made; raises what unpickling raises."""
+    return ForkingPickler.loads(data)
 
 
 def register(cls):

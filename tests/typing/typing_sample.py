@@ -2,6 +2,7 @@
 
 Each line that assigns to an annotated name is a promise about a type that users see.
 """
+import shared_numpy as snp
 from shared_numpy import shared_memory
 
 
@@ -16,3 +17,17 @@ def named_segments() -> None:
         other.close()
         segment.unlink()
         print(size)
+
+
+def arrays() -> None:
+    """Arrays and the queue."""
+    frame: snp.SharedNDArray = snp.ndarray((3, 4), dtype="float32", order="F")
+    frame[:] = 7
+    copied: snp.SharedNDArray = snp.array([[1, 2], [3, 4]], dtype="i4", ndmin=3)
+    name: str = snp.from_array(copied).shm.name
+    queue: "snp.Queue[snp.SharedNDArray]" = snp.Queue(maxsize=2)
+    queue.put(snp.zeros_like(frame), timeout=1.5)
+    received: snp.SharedNDArray = queue.get()
+    received.close()
+    received.unlink()
+    print(name, snp.full(3, 1.5).mean())
