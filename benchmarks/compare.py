@@ -6,6 +6,7 @@ Prints medians of interleaved rounds and their ratio, and beside them what is pr
 """
 import argparse
 import collections
+import functools
 import os
 import platform
 import subprocess
@@ -283,9 +284,11 @@ def frames(quick):
     shapes = [(16, 16), (512, 512)] + ([] if quick else [(3000, 3000)])
     for shape in shapes:
         for job in example.JOBS:
-            times = _measure.interleave(collections.OrderedDict(
-                (name, lambda transport=transport: example.measure(transport, job, shape, count, "{} {}".format(job, shape)))
-                for name, transport in ((OURS, example.OURS), (STANDARD, example.STANDARD))), rounds)
+            label = "{} {}".format(job, shape)
+            sides = collections.OrderedDict(
+                (name, functools.partial(example.measure, transport, job, shape, count, label))
+                for name, transport in ((OURS, example.OURS), (STANDARD, example.STANDARD)))
+            times = _measure.interleave(sides, rounds)
             show("queue, float32 {}, {}".format("x".join(map(str, shape)), job), times, MILLI)
 
 

@@ -144,14 +144,14 @@ def check_alive(processes):
 
 
 def begin_child():
-    """First call of each child. Ctrl-C reaches the whole foreground group: only the main process answers it, and ends its children."""
+    """First call of each child. Ctrl-C reaches all processes of a terminal: only the main process answers it, and ends the others."""
     global _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _parent = os.getppid()
 
 
 def end_if_orphaned():
-    """For children: without the main process nobody reads any more, and an orderly exit would wait for ever for emptied queues."""
+    """For children: without the main process nobody reads any more; an orderly exit would wait for ever for emptied queues."""
     if os.getppid() != _parent:
         os._exit(1)
 
@@ -186,7 +186,7 @@ def end(processes):
 
 
 def run(main):
-    """Call ``main()`` as a program: its result is the exit code, Ctrl-C is code 130 in one line, an ``OSError`` or ``RuntimeError`` code 1."""
+    """Call ``main()`` as a program: its result is the exit code; Ctrl-C is code 130, `OSError` and `RuntimeError` code 1, in one line."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, note_interrupt)
     try:

@@ -221,9 +221,9 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", metavar="FOLDER", help="of your own photographs (default: those of scikit-image)")
-    parser.add_argument("--items", type=int, default=45, help="photographs to process, turned copies included (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=45, help="photographs to process, turned copies too (default: %(default)s)")
     parser.add_argument("--side", type=int, default=1200, help="pixels of the square each is scaled to (default: %(default)s)")
-    parser.add_argument("--break", dest="break_how", choices=("error", "kill"), help="make the second stage fail, to see what happens")
+    parser.add_argument("--break", dest="break_how", choices=("error", "kill"), help="make the second stage fail, as a trial")
     _support.add_start_method(parser)
     options = parser.parse_args()
     if options.items < 1 or options.side < 8:

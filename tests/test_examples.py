@@ -161,7 +161,7 @@ def blocks_of_readme():
 
 
 @needs_numpy
-@pytest.mark.parametrize("line, code", blocks_of_readme(), ids=lambda value: "line{}".format(value) if isinstance(value, int) else "")
+@pytest.mark.parametrize("line, code", blocks_of_readme(), ids=lambda value: str(value) if isinstance(value, int) else "")
 def test_block_of_readme(line, code, tmp_path, nothing_left):
     script = tmp_path / "block.py"
     script.write_text("\n" * (line - 1) + code, encoding="utf-8")  # a traceback then names the README's own lines
