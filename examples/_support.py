@@ -144,7 +144,7 @@ def check_alive(processes):
 
 
 def begin_child():
-    """First call of each child. Ctrl-C reaches all processes of a terminal: only the main process answers it, and ends the others."""
+    """First call of each child. Ctrl-C reaches all processes of a terminal: the main process answers it, and ends the others."""
     global _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _parent = os.getppid()
@@ -186,7 +186,7 @@ def end(processes):
 
 
 def run(main):
-    """Call ``main()`` as a program: its result is the exit code; Ctrl-C is code 130, `OSError` and `RuntimeError` code 1, in one line."""
+    """Call ``main()`` as a program: its result is the exit code; Ctrl-C is 130, `OSError` and `RuntimeError` are 1, in one line."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, note_interrupt)
     try:
