@@ -93,7 +93,7 @@ def run_stage(stage, transport, totals_name, source, target, reports, break_how)
     try:
         # Each entry is written by one stage only and read by the main process: no lock is needed.
         totals = shared_memory.ShareableList(name=totals_name)
-        incoming = iter(source) if isinstance(source, list) else iter(lambda: _support.patiently(source.get, True), None)
+        incoming = iter(source) if isinstance(source, list) else iter(source.get, None)
         done, busy = 0, 0.0
         for item in incoming:
             if break_how is not None and done == 2:
@@ -103,13 +103,13 @@ def run_stage(stage, transport, totals_name, source, target, reports, break_how)
             busy += time.perf_counter() - began
             done += 1
             totals[PER_STAGE * stage], totals[PER_STAGE * stage + 1] = done, busy
-            _support.patiently(target.put, made, True)
+            target.put(made)
             item = made = None  # while waiting for the next one, hold no memory
         if target is not reports:
-            _support.patiently(target.put, None, True)
+            target.put(None)
         totals.shm.close()
     except Exception:
-        _support.patiently(reports.put, traceback.format_exc(), True)
+        reports.put(traceback.format_exc())
         sys.exit(1)
 
 

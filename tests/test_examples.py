@@ -115,6 +115,17 @@ def test_timing_comparison_is_interrupted_cleanly(nothing_left):
 
 
 @needs_numpy
+def test_children_end_with_a_killed_main_process():
+    process = start(TIMING, "--frames", "5", "--shape", "300x300", "--repeat", "100000")
+    try:
+        assert process.stdout.readline()
+        time.sleep(0.5)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL  # which waits for all who have our pipes: the children
+
+
+@needs_numpy
 def test_timing_comparison_notices_wrong_data(nothing_left):
     """The check itself is checked: with a producer that writes one wrong element the program fails."""
     spoiled = (
