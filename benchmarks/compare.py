@@ -200,7 +200,7 @@ def compare_jobs(job, what, unit, iterations, rounds, wanted_ratio=None, others=
 
 def segments(quick):
     """Segments of 4 KiB."""
-    # 100: what a socket to a tracker holds; longer bursts measure how fast the tracker reads (see README.md).
+    # The length of the burst matters for creating (see README.md): longer ones are less in our favour.
     rounds, iterations = (2, 20) if quick else (60, 100)
     compare_jobs("attach_close", "attach + close, 4 KiB", MICRO, iterations, rounds, 2)
     compare_jobs("create_close_unlink", "create + close + unlink, 4 KiB", MICRO, iterations, rounds, 1.3)
