@@ -56,7 +56,7 @@ def serve(jobs):
 
 
 def interleave(sides, rounds):
-    """Call each of ``sides`` (a dict of functions that return a time) once a round; the medians. One more round comes first, uncounted."""
+    """Call each of ``sides`` (a dict of functions that return a time) once a round; the medians. A first round is not counted."""
     times = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, measure in sides.items():
@@ -77,7 +77,7 @@ def run_python(code, *arguments):
 
 
 def wall_of_python(code):
-    """Seconds from the start to the end of a fresh interpreter that runs ``code``, with compiled modules kept as installed ones are."""
+    """Seconds from the start to the end of a fresh interpreter that runs ``code``; compiled modules are kept."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
     subprocess.check_call([sys.executable, "-c", code], stdin=subprocess.DEVNULL, env=environment)

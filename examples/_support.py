@@ -5,9 +5,9 @@ Plain standard library, so that an example runs wherever NumPy and shared_numpy 
 import multiprocessing
 import os
 import platform
-import queue
 import signal
 import sys
+import threading
 import time
 
 import numpy
@@ -15,13 +15,12 @@ import numpy
 BAR_WIDTH = 30
 # A child that was asked to end gets this long, in seconds, before it is killed.
 GRACE_S = 5.0
-# How often a waiting child looks whether its parent still lives, in seconds.
+# How often a child looks whether its parent still lives, in seconds.
 ORPHAN_CHECK_S = 1.0
 
 # How often the main process looks around while it waits, in seconds.
 POLL_S = 0.1
 
-_parent = None
 _interrupted = False
 
 
@@ -144,31 +143,16 @@ def check_alive(processes):
 
 
 def begin_child():
-    """First call of each child. Ctrl-C reaches the whole foreground group: only the main process answers it, and ends its children."""
-    global _parent
+    """First call of each child. Ctrl-C reaches all processes of a terminal: the main process answers it, and ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _parent = os.getppid()
+    threading.Thread(target=_end_when_orphaned, args=(os.getppid(),), daemon=True).start()
 
 
-def end_if_orphaned():
-    """For children: without the main process nobody reads any more, and an orderly exit would wait for ever for emptied queues."""
-    if os.getppid() != _parent:
-        os._exit(1)
-
-
-def patiently(operation, *arguments):
-    """For children: ``operation(*arguments)`` of a queue, waiting for as long as the main process lives."""
-    while True:
-        try:
-            return operation(*arguments, timeout=ORPHAN_CHECK_S)
-        except (queue.Empty, queue.Full):
-            end_if_orphaned()
-
-
-def wait_patiently(event):
-    """For children: wait for an event, for as long as the main process lives."""
-    while not event.wait(ORPHAN_CHECK_S):
-        end_if_orphaned()
+def _end_when_orphaned(parent):
+    """If the main process was killed nobody reads any more, and each queue would keep its writers waiting for ever."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_S)
+    os._exit(1)
 
 
 def end(processes):
@@ -186,7 +170,7 @@ def end(processes):
 
 
 def run(main):
-    """Call ``main()`` as a program: its result is the exit code, Ctrl-C is code 130 in one line, an ``OSError`` or ``RuntimeError`` code 1."""
+    """Call ``main()`` as a program: its result is the exit code; Ctrl-C is 130, `OSError` and `RuntimeError` are 1."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, note_interrupt)
     try:

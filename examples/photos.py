@@ -93,7 +93,7 @@ def run_stage(stage, transport, totals_name, source, target, reports, break_how)
     try:
         # Each entry is written by one stage only and read by the main process: no lock is needed.
         totals = shared_memory.ShareableList(name=totals_name)
-        incoming = iter(source) if isinstance(source, list) else iter(lambda: _support.patiently(source.get, True), None)
+        incoming = iter(source) if isinstance(source, list) else iter(source.get, None)
         done, busy = 0, 0.0
         for item in incoming:
             if break_how is not None and done == 2:
@@ -103,13 +103,13 @@ def run_stage(stage, transport, totals_name, source, target, reports, break_how)
             busy += time.perf_counter() - began
             done += 1
             totals[PER_STAGE * stage], totals[PER_STAGE * stage + 1] = done, busy
-            _support.patiently(target.put, made, True)
+            target.put(made)
             item = made = None  # while waiting for the next one, hold no memory
         if target is not reports:
-            _support.patiently(target.put, None, True)
+            target.put(None)
         totals.shm.close()
     except Exception:
-        _support.patiently(reports.put, traceback.format_exc(), True)
+        reports.put(traceback.format_exc())
         sys.exit(1)
 
 
@@ -221,9 +221,9 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", metavar="FOLDER", help="of your own photographs (default: those of scikit-image)")
-    parser.add_argument("--items", type=int, default=45, help="photographs to process, turned copies included (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=45, help="photographs to process, turned copies too (default: %(default)s)")
     parser.add_argument("--side", type=int, default=1200, help="pixels of the square each is scaled to (default: %(default)s)")
-    parser.add_argument("--break", dest="break_how", choices=("error", "kill"), help="make the second stage fail, to see what happens")
+    parser.add_argument("--break", dest="break_how", choices=("error", "kill"), help="make the second stage fail, as a trial")
     _support.add_start_method(parser)
     options = parser.parse_args()
     if options.items < 1 or options.side < 8:

@@ -65,15 +65,15 @@ def produce(transport, job, shape, count, frames, ready, go, taken):
             write(frame, number)
             finished.append(frame)
     ready.set()
-    _support.wait_patiently(go)
+    go.wait()
     for number in range(count):
         if job == HANDED_OVER:
             frame = finished[number]
         else:
             frame = make(shape, numpy.float32)
             write(frame, number)
-        _support.patiently(frames.put, (number, frame), True)
-    _support.wait_patiently(taken)  # keep the ready frames until then: giving back their memory takes time as well
+        frames.put((number, frame))
+    taken.wait()  # keep the ready frames until then: giving back their memory takes time as well
 
 
 def check(job, number, wanted, frame, shape):

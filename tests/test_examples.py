@@ -120,6 +120,17 @@ def test_timing_comparison_is_interrupted_cleanly(nothing_left):
 
 
 @needs_numpy
+def test_children_end_with_a_killed_main_process():
+    process = start(TIMING, "--frames", "5", "--shape", "300x300", "--repeat", "100000")
+    try:
+        assert process.stdout.readline()
+        time.sleep(0.5)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL  # which waits for all who have our pipes: the children
+
+
+@needs_numpy
 def test_timing_comparison_notices_wrong_data(nothing_left):
     """The check itself is checked: with a producer that writes one wrong element the program fails."""
     spoiled = (
@@ -166,7 +177,7 @@ def blocks_of_readme():
 
 
 @needs_numpy
-@pytest.mark.parametrize("line, code", blocks_of_readme(), ids=lambda value: "line{}".format(value) if isinstance(value, int) else "")
+@pytest.mark.parametrize("line, code", blocks_of_readme(), ids=lambda value: str(value) if isinstance(value, int) else "")
 def test_block_of_readme(line, code, tmp_path, nothing_left):
     script = tmp_path / "block.py"
     script.write_text("\n" * (line - 1) + code, encoding="utf-8")  # a traceback then names the README's own lines
