@@ -18,6 +18,10 @@ use rustix::net::{
 
 use super::fd::above_stdio;
 
+/// How much may wait to be read, as far as the system lets us (it counts some 750
+/// bytes for a small message): a burst that finds no room has to wait.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -33,16 +37,23 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    Ok((above_stdio(one)?, above_stdio(other)?))
+    Ok((roomy(above_stdio(one)?), roomy(above_stdio(other)?)))
+}
+
+/// The same socket with a larger send buffer, if that can be had.
+fn roomy(socket: OwnedFd) -> OwnedFd {
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
+    socket
 }
 
 fn unconnected() -> Result<OwnedFd, Errno> {
-    above_stdio(rustix::net::socket_with(
+    let socket = above_stdio(rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
-    )?)
+    )?)?;
+    Ok(roomy(socket))
 }
 
 /// Listens at an abstract address, which vanishes with the last descriptor of it.

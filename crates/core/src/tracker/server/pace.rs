@@ -14,7 +14,7 @@
 use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_micros(125);
-const LONGEST: Duration = Duration::from_millis(4);
+const LONGEST: Duration = Duration::from_millis(1);
 
 /// So many messages in one nap are a burst: nap less.
 const MANY: usize = 64;
