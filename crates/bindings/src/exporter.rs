@@ -23,6 +23,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use shared_numpy_core::mapping::Mapping;
 
+use crate::gil;
+
 /// `Py_buffer`; the same on every CPython 3.
 #[repr(C)]
 struct Py_buffer {
@@ -220,16 +222,23 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: a live object's type may be read.
     let ty = unsafe { ffi::Py_TYPE(object) };
     // SAFETY: objects of our type have this layout.
+    let owner = unsafe { (*object.cast::<ExporterObject>()).owner };
+    // The owner first: it removes the name, which is quick while memory is mapped.
+    // SAFETY: null or a reference of ours, given back once; the GIL is held.
+    unsafe { ffi::Py_XDECREF(owner) };
+    // SAFETY: objects of our type have this layout.
     let mapping = unsafe { (*object.cast::<ExporterObject>()).mapping };
     if !mapping.is_null() {
         // SAFETY: gives back the count that `new` took with `Arc::into_raw`; the
         // object cannot be reached any more, so nobody reads the pointer again.
-        drop(unsafe { Arc::from_raw(mapping) });
+        let mapping = unsafe { Arc::from_raw(mapping) };
+        if Arc::strong_count(&mapping) == 1 {
+            let size_bytes = mapping.len();
+            // SAFETY: CPython deallocates with the GIL held.
+            let py = unsafe { Python::assume_attached() };
+            gil::free(py, mapping, size_bytes);
+        }
     }
-    // SAFETY: as above.
-    let owner = unsafe { (*object.cast::<ExporterObject>()).owner };
-    // SAFETY: null or a reference of ours, given back once; the GIL is held.
-    unsafe { ffi::Py_XDECREF(owner) };
     // SAFETY: allocated by PyType_GenericAlloc without GC, freed by its counterpart.
     unsafe { ffi::PyObject_Free(object.cast()) };
     // SAFETY: PyType_GenericAlloc counted the type for this object on all versions.

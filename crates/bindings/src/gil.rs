@@ -33,6 +33,21 @@ pub(crate) fn detached<R>(_py: Python<'_>, work: impl FnOnce(&mut Detached) -> R
     result
 }
 
+/// From this size on, letting go of memory takes long enough (the kernel frees it
+/// page by page, some milliseconds for a frame) for other threads to run meanwhile.
+const SLOW_TO_FREE_BYTES: usize = 1 << 20;
+
+/// Lets go of `memory`, `size_bytes` large, without holding up other Python threads.
+///
+/// `memory` must not hold Python objects.
+pub(crate) fn free<T>(py: Python<'_>, memory: T, size_bytes: usize) {
+    if size_bytes < SLOW_TO_FREE_BYTES {
+        drop(memory);
+    } else {
+        detached(py, |_| drop(memory));
+    }
+}
+
 impl Detached {
     /// Takes the lock back for the time of `work`.
     pub(crate) fn attached<R>(&mut self, work: impl FnOnce(Python<'_>) -> R) -> R {
