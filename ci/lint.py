@@ -79,7 +79,8 @@ def main():
         no_machine_paths(),
     ]
     if run("build for stubtest", ["sh", os.path.join("ci", "develop.sh")]):
-        good.append(run("stubtest", [PYTHON, "-m", "mypy.stubtest", "shared_numpy", "--concise"],
+        good.append(run("stubtest", [PYTHON, "-m", "mypy.stubtest", "shared_numpy", "--concise",
+                         "--mypy-config-file", "pyproject.toml"],
                         PYTHONPATH=os.path.join(ROOT, "python"), MYPYPATH=os.path.join(ROOT, "python")))
     else:
         good.append(False)
