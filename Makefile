@@ -34,7 +34,7 @@ develop: need-cargo  ## Debug build into python/shared_numpy, for PYTHONPATH=pyt
 test: venvs need-cargo  ## All tests: Rust, our suite and CPython's own on every CPython found (TEST="--only cp36" for a part)
 	@"$(PY)" ci/matrix.py $(TEST)
 
-lint: need-cargo lint-venv  ## Formatting, clippy, ruff, mypy, and whether the shipped files are 3.6 syntax
+lint: need-cargo lint-venv  ## Formatting, clippy, ruff, mypy, stubs against the code, and whether the shipped files are 3.6 syntax
 	@"$(PY)" ci/lint.py
 
 demo: demo-venv  ## The examples, on the oldest CPython found

@@ -1,4 +1,6 @@
 from . import managers as managers
+from . import queue as queue
+from . import reduction as reduction
 from . import resource_tracker as resource_tracker
 from . import semaphore_tracker as semaphore_tracker
 from . import shared_memory as shared_memory

@@ -14,7 +14,7 @@ guaranteed beyond it:
 import os
 
 from . import _core
-from . import _posixshmem
+from . import _posixshmem  # noqa: F401  (programs reach for it here)
 from . import _tracker
 from ._shareable_list import ShareableList
 

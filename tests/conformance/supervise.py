@@ -4,8 +4,9 @@ Guarantees: whatever the command leaves behind (double forks, daemons, new sessi
 same when the time is over, when this process gets SIGTERM, and when the process that started it is gone (its end of
 our standard input is closed then). Only descendants of this process are ever signalled.
 
-The command works in a temporary directory of its own, which is removed. Writes one JSON object to `--report`. Linux: orphans come back to this process as their "subreaper"; elsewhere only the
-command's own process group is held. Standard library only, 3.6 syntax.
+The command works in a temporary directory of its own, which is removed. Writes one JSON object to `--report`. Linux:
+orphans come back to this process as their "subreaper"; elsewhere only the command's own process group is held. Standard
+library only, 3.6 syntax.
 """
 import argparse
 import glob

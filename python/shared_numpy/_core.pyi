@@ -1,0 +1,225 @@
+"""The extension module. Private: what it offers to users has its face in the other modules.
+
+Names are given with or without their leading slash, as text or as bytes; an identity is the pair (device, inode) of a file,
+(0, 0) where it is not known; sizes and offsets are in bytes.
+"""
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+from typing_extensions import Literal, Never, TypeAlias, disjoint_base, final
+
+__all__ = [
+    "ArraySegment",
+    "Exporter",
+    "ListBase",
+    "Tracker",
+    "__version__",
+    "array_attach",
+    "array_create",
+    "array_place",
+    "array_prepare",
+    "array_segment",
+    "array_type",
+    "array_unwrap",
+    "list_code",
+    "list_fill",
+    "list_format",
+    "list_formats",
+    "list_open",
+    "list_parts",
+    "list_size",
+    "segment_attach",
+    "segment_create",
+    "segment_reopen",
+    "segment_unlink",
+    "shm_open",
+    "shm_unlink",
+    "tracker",
+]
+
+_T = TypeVar("_T")
+_Name: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
+_Identity: TypeAlias = tuple[int, int]
+# What a call learned about the tracker; the reason is given with "unavailable".
+_News: TypeAlias = (
+    tuple[Literal["launched", "joined", "relaunched", "rejoined", "unavailable", "unconfigured"], str | None] | None
+)
+
+__version__: str
+
+@final
+class Exporter:
+    """Mapped shared memory as a buffer; unmapped when this object and all views of it are gone.
+
+    It cannot be made from Python.
+    """
+
+    def __buffer__(self, __flags: int) -> memoryview: ...
+    def __len__(self) -> int: ...
+    def size(self) -> int:
+        """The size in bytes."""
+
+    def flush(self) -> None:
+        """Nothing to do: the memory has no file on a disk."""
+
+    def close(self) -> None:
+        """Nothing to do: the memory is unmapped with its last view."""
+
+# --- Named segments ---
+
+def segment_create(name: _Name, size: int, mode: int, reserve: bool | None) -> tuple[Exporter, _Identity]:
+    """Creates a segment of `size` zero bytes and maps it. FileExistsError, ENOSPC and ValueError as `SharedMemory`."""
+
+def segment_attach(name: _Name, flags: int, mode: int, readonly: bool) -> tuple[Exporter, _Identity]:
+    """Opens a segment with the flags of `os.open` and maps it. FileNotFoundError, PermissionError, ValueError."""
+
+def segment_reopen(name: _Name, identity: _Identity, readonly: bool) -> int:
+    """A new descriptor of a segment's file, the caller's to close. OSError if the name leads elsewhere by now."""
+
+def segment_unlink(name: _Name, identity: _Identity | None = None) -> None:
+    """Removes a name. FileNotFoundError if there is none, or if it does not lead to `identity`."""
+
+# --- The items of a ShareableList ---
+
+@disjoint_base
+class ListBase:
+    """The items of a `ShareableList`; see `list_fill` and `list_open`."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __getitem__(self, __key: Any) -> Any: ...
+    def __setitem__(self, __key: Any, __value: Any) -> None: ...
+    def __delitem__(self, __key: Never) -> None:
+        """TypeError: the length is fixed."""
+
+def list_size(values: tuple[Any, ...]) -> int:
+    """The size of the segment for a list of `values`. TypeError, OverflowError, ValueError for a value that cannot be stored."""
+
+def list_fill(base: ListBase, memory: Exporter, values: tuple[Any, ...]) -> None:
+    """Makes a list of `values` in fresh memory, for `base`."""
+
+def list_open(base: ListBase, memory: Exporter) -> None:
+    """Finds the list in `memory`, for `base`. ValueError if there is none, or a damaged one."""
+
+def list_format(base: ListBase, index: int) -> str:
+    """The `struct` format of one item."""
+
+def list_formats(base: ListBase) -> str:
+    """The `struct` formats of all items, one after the other."""
+
+def list_code(base: ListBase, index: int) -> int:
+    """The recorded code of one item: how bytes become its value."""
+
+def list_parts(base: ListBase) -> tuple[int, int, int]:
+    """Where slots, formats and codes begin, from the start of the segment."""
+
+# --- The memory of arrays ---
+
+@final
+class ArraySegment:
+    """The segment behind an array. It cannot be made from Python."""
+
+    @property
+    def name(self) -> str:
+        """The name, with its slash."""
+
+    @property
+    def identity(self) -> _Identity: ...
+    @property
+    def nbytes(self) -> int:
+        """The size of the array."""
+
+    def publish(self) -> bool:
+        """Notes that the name is given away; False when the name is gone."""
+
+    def withdraw(self) -> None:
+        """Takes back one `publish`: that handle reached nobody."""
+
+    def unlink(self) -> bool:
+        """Removes the name; False when that was done before. The tracker is the caller's to tell."""
+
+    def exporter(self) -> Exporter:
+        """The array's bytes as a buffer that keeps the memory, but not this object."""
+
+def array_create(name: _Name, nbytes: int) -> Exporter:
+    """Creates the memory of an array, all zero. FileExistsError, ENOSPC."""
+
+def array_attach(name: _Name, offset: int, axes: list[tuple[int, int]], itemsize: int) -> Exporter:
+    """Opens the memory of an array for a view with these (length, stride) of axes. ValueError if it would lie outside."""
+
+def array_segment(array: np.ndarray[Any, Any]) -> ArraySegment | None:
+    """The segment of an array; None when its memory is not shared."""
+
+def array_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[ArraySegment, int] | None:
+    """The segment of an array and the offset of its element at index 0; None when its memory is not shared."""
+
+def array_type(ndarray: type[np.ndarray[Any, Any]]) -> Any:
+    """The type `SharedNDArray`, without its Python methods; the same one at each call."""
+
+def array_unwrap(array: Any, context: object = None, return_scalar: object = None) -> Any:
+    """A result of NumPy's as it would be for plain operands: as it is, or a scalar."""
+
+def array_prepare(array: _T, context: object = None) -> _T:
+    """The array, as it is."""
+
+# --- What `_posixshmem` offers ---
+
+def shm_open(path: _Name, flags: int, mode: int = 0o777) -> int:
+    """Opens a shared memory object; the descriptor is the caller's to close."""
+
+def shm_unlink(path: _Name) -> None:
+    """Removes the name of a shared memory object."""
+
+# --- The tracker ---
+
+@final
+class Tracker:
+    """A process's side of a tracker; `Tracker()` has one of its own, which no other process finds.
+
+    Calls that can find the tracker in a new state return None when there is nothing to tell, else (state, reason);
+    after "unconfigured", call `configure` and repeat.
+    """
+
+    @staticmethod
+    def shared() -> Tracker:
+        """The tracker of this process and its family."""
+
+    def configure(self, executable: _Name, parent_pid: int | None = None) -> None:
+        """Says how to start or find a tracker. To be called once in each process, forked children included."""
+
+    def ensure_running(self) -> _News:
+        """Starts or finds a tracker unless this process is connected to one."""
+
+    def register(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0, with_stderr: bool = True) -> _News:
+        """Asks for `name` to be unlinked when this program is gone. ValueError for an unknown type or a bad name."""
+
+    def unregister(self, rtype: str, name: _Name) -> _News:
+        """Takes back a registration that this process made; others are passed over."""
+
+    def gone(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0) -> _News:
+        """Tells that `name` was unlinked. Never starts a tracker."""
+
+    def adopt(self, number: int) -> _News:
+        """Joins over the socket that the parent handed down, which is then closed. OSError if it is no such socket."""
+
+    def check_alive(self) -> bool:
+        """Whether the connection stands and somebody is at its other end."""
+
+    def stop(self) -> int | None:
+        """Leaves the tracker; its exit status if it was this process's child and has ended."""
+
+    @property
+    def fd(self) -> int | None:
+        """The socket's number; None if there is none."""
+
+    @property
+    def pid(self) -> int | None:
+        """The tracker's pid if it is this process's child (or its forked parent's)."""
+
+    @property
+    def address(self) -> str | None:
+        """The value of `SHARED_NUMPY_TRACKER` for children; None while there is none."""
+
+tracker: Tracker
