@@ -655,3 +655,45 @@ class TestProcesses:
     def test_array_of_bytes_is_refused_as_an_item(self):
         with pytest.raises(TypeError, match="item 0.*array"):
             ShareableList([array.array("b")])
+
+
+@pytest.mark.parametrize("use", [
+    "items[Slow()]", "items[Slow()] = 5", "items[Slow():]", "items[:2] = slow()"])
+def test_a_thread_in_slow_python_code_at_exit(use):
+    """CPython before 3.14 ends such a thread by unwinding its stack, ours included."""
+    program = """
+        import builtins, threading, time
+        from shared_numpy.shared_memory import ShareableList
+
+        items, entered = ShareableList([1, 2, 3]), threading.Event()
+        items.shm.unlink()
+
+        def slow():
+            entered.set()
+            while True:
+                time.sleep(0.01)
+                yield 1
+
+        class Slow:
+            def __index__(self):
+                for _ in slow():
+                    pass
+
+        class Last:
+            # Outlives the moment from which on other threads may not go on.
+            sleep = staticmethod(time.sleep)
+            def __del__(self):
+                self.sleep(0.2)
+
+        def work():
+            {}
+
+        builtins.last = Last()
+        threading.Thread(target=work, daemon=True).start()
+        entered.wait()
+    """
+    done = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program).format(use)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.communicate() == ("", "")
+    assert done.returncode == 0

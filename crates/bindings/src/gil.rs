@@ -1,19 +1,37 @@
-//! Letting other Python threads run during long work.
+//! Letting other Python threads run: during long work, and while Python code runs
+//! that we call.
 //!
 //! Guarantee: a thread that wants the interpreter back while it is shutting down
 //! is parked for ever instead of being torn apart. CPython before 3.14 ends such
 //! a thread with `pthread_exit`, whose unwinding must not run through Rust frames
 //! that do not expect it; here it meets a guard that never returns.
+//!
+//! Any Python code may give the interpreter up, so that calls which run a user's
+//! code (`__index__`, a generator, finalisers) end in the same way. Those that this
+//! crate makes knowingly are here; PyO3's own (the conversion of arguments, garbage
+//! collection when it makes an object) are out of reach.
 
 #![allow(unsafe_code)]
 
+use std::ffi::c_int;
+use std::ptr;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 // PyO3 declares these as `extern "C"`, through which nothing may unwind.
 unsafe extern "C-unwind" {
     fn PyEval_SaveThread() -> *mut ffi::PyThreadState;
     fn PyEval_RestoreThread(state: *mut ffi::PyThreadState);
+    fn PyErr_CheckSignals() -> c_int;
+    fn PyNumber_Index(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
+    fn PySequence_Tuple(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
+    fn PyObject_Call(
+        callable: *mut ffi::PyObject,
+        args: *mut ffi::PyObject,
+        kwargs: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
 }
 
 /// The interpreter lock is released while this lives.
@@ -51,13 +69,20 @@ pub(crate) fn free<T>(py: Python<'_>, memory: T, size_bytes: usize) {
 impl Detached {
     /// Takes the lock back for the time of `work`.
     pub(crate) fn attached<R>(&mut self, work: impl FnOnce(Python<'_>) -> R) -> R {
+        /// Gives the lock up again, also when `work` panics: the `Detached` that the
+        /// panic then drops must not wait for a lock that its own thread holds.
+        struct Attached<'a>(&'a mut Detached);
+        impl Drop for Attached<'_> {
+            fn drop(&mut self) {
+                // SAFETY: made right after `restore`, so this thread holds the lock.
+                self.0.state = unsafe { PyEval_SaveThread() };
+            }
+        }
         restore(self.state);
+        let _attached = Attached(self);
         // SAFETY: `restore` has just given this thread the lock, and it is kept
         // until `work` is done.
-        let result = work(unsafe { Python::assume_attached() });
-        // SAFETY: this thread holds the lock, as said above.
-        self.state = unsafe { PyEval_SaveThread() };
-        result
+        work(unsafe { Python::assume_attached() })
     }
 }
 
@@ -68,6 +93,16 @@ impl Drop for Detached {
 }
 
 fn restore(state: *mut ffi::PyThreadState) {
+    // SAFETY: `state` came from `PyEval_SaveThread` on this thread and is restored
+    // once.
+    parking(|| unsafe { PyEval_RestoreThread(state) });
+}
+
+/// Runs `call`; should CPython end this thread inside, it is parked here for ever.
+///
+/// `call` is one call of a function in C and does not panic.
+#[inline]
+fn parking<R>(call: impl FnOnce() -> R) -> R {
     struct ParkForEver;
     impl Drop for ParkForEver {
         fn drop(&mut self) {
@@ -77,8 +112,54 @@ fn restore(state: *mut ffi::PyThreadState) {
         }
     }
     let guard = ParkForEver;
-    // SAFETY: `state` came from `PyEval_SaveThread` on this thread and is restored
-    // once. If the interpreter is finalising, the call unwinds and meets `guard`.
-    unsafe { PyEval_RestoreThread(state) };
+    let result = call();
     std::mem::forget(guard);
+    result
+}
+
+/// The object that a function in C made: a new reference, or null and an exception.
+fn made<'py>(py: Python<'py>, object: *mut ffi::PyObject) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: as said; every caller passes such a function's result on at once.
+    unsafe { Bound::from_owned_ptr_or_err(py, object) }
+}
+
+/// Runs pending signal handlers (and, since 3.12, the garbage collector).
+pub(crate) fn check_signals(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: `py` proves that the lock is held.
+    match parking(|| unsafe { PyErr_CheckSignals() }) {
+        0 => Ok(()),
+        _ => Err(PyErr::fetch(py)),
+    }
+}
+
+/// `operator.index(object)`.
+pub(crate) fn index<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: `object` is alive and the lock is held.
+    made(
+        object.py(),
+        parking(|| unsafe { PyNumber_Index(object.as_ptr()) }),
+    )
+}
+
+/// `tuple(object)`.
+pub(crate) fn tuple<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+    // SAFETY: `object` is alive and the lock is held.
+    let tuple = made(
+        object.py(),
+        parking(|| unsafe { PySequence_Tuple(object.as_ptr()) }),
+    )?;
+    Ok(tuple.cast_into()?)
+}
+
+/// `callable(*args)`.
+pub(crate) fn call<'py>(
+    callable: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (py, callable, args) = (callable.py(), callable.as_ptr(), args.as_ptr());
+    // SAFETY: both are alive and the lock is held; no keywords.
+    made(
+        py,
+        parking(|| unsafe { PyObject_Call(callable, args, ptr::null_mut()) }),
+    )
 }

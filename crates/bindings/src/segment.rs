@@ -66,7 +66,7 @@ pub(crate) fn interruptible<T>(
     let mut interrupt = None;
     let done = if size_bytes > DETACH_ABOVE_BYTES {
         gil::detached(py, |detached| {
-            work(&mut || match detached.attached(|py| py.check_signals()) {
+            work(&mut || match detached.attached(gil::check_signals) {
                 Ok(()) => true,
                 Err(error) => {
                     interrupt = Some(error);

@@ -201,7 +201,7 @@ fn waiting<R>(
 ) -> PyResult<R> {
     let mut interrupt = None;
     let done = gil::detached(py, |detached| {
-        work(&mut || match detached.attached(|py| py.check_signals()) {
+        work(&mut || match detached.attached(gil::check_signals) {
             Ok(()) => true,
             Err(error) => {
                 interrupt = Some(error);

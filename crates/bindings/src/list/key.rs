@@ -5,6 +5,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PySlice;
 
+use crate::gil;
+
 /// What is between brackets.
 pub(super) enum Key {
     At(usize),
@@ -72,21 +74,14 @@ unsafe fn unusual_position(key: *mut ffi::PyObject) -> Result<Option<isize>, PyE
     if key.is_instance_of::<PySlice>() {
         return Ok(None);
     }
-    // SAFETY: the GIL is held and `key` alive.
-    let position = unsafe { ffi::PyNumber_Index(key.as_ptr()) };
-    if position.is_null() {
-        let error = PyErr::fetch(py);
-        if !error.is_instance_of::<PyTypeError>(py) {
-            return Err(error);
-        }
-        return Err(PyTypeError::new_err(format!(
+    match gil::index(&key) {
+        Ok(position) => Ok(Some(position.extract().unwrap_or(isize::MAX))),
+        Err(error) if !error.is_instance_of::<PyTypeError>(py) => Err(error),
+        Err(_) => Err(PyTypeError::new_err(format!(
             "ShareableList indices must be integers or slices, not {}",
             key.get_type().name()?
-        )));
+        ))),
     }
-    // SAFETY: a new reference.
-    let position = unsafe { Bound::from_owned_ptr(py, position) };
-    Ok(Some(position.extract().unwrap_or(isize::MAX)))
 }
 
 /// The positions that a slice selects.
@@ -103,7 +98,7 @@ pub(super) unsafe fn positions(
     let slice = unsafe { Bound::from_borrowed_ptr(py, slice) };
     // The method, because 3.6.0 lacks the functions of the C API.
     let (start, stop, step): (isize, isize, Bound<'_, PyAny>) =
-        slice.call_method1("indices", (len,))?.extract()?;
+        gil::call(&slice.getattr("indices")?, &(len,).into_pyobject(py)?)?.extract()?;
     let step = match step.extract() {
         Ok(step) => step,
         Err(_) if step.lt(0)? => isize::MIN,

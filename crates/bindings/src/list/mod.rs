@@ -27,9 +27,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use pyo3::exceptions::{PySystemError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 use shared_numpy_core::list::{Buffer, Error, List};
 
+use crate::gil;
 use key::{Key, key_of, out_of_range, positions};
 use value::{Refusal, exception, item_of, object_of, refused};
 
@@ -263,14 +263,10 @@ unsafe fn set_slice(
 ) -> Result<(), PyErr> {
     // SAFETY: the GIL is held.
     let py = unsafe { Python::assume_attached() };
-    // SAFETY: `values` is alive. A tuple of our own: nobody changes it meanwhile.
-    let values = unsafe { ffi::PySequence_Tuple(values) };
-    if values.is_null() {
-        return Err(PyErr::fetch(py));
-    }
-    // SAFETY: a new reference.
-    let values = unsafe { Bound::from_owned_ptr(py, values) };
-    let values = values.cast_into::<PyTuple>()?;
+    // SAFETY: `values` is alive.
+    let values = unsafe { Bound::from_borrowed_ptr(py, values) };
+    // A tuple of our own: nobody changes it meanwhile.
+    let values = gil::tuple(&values)?;
     // SAFETY: the caller's.
     let selected = unsafe { positions(py, slice, len) }?;
     if selected.len() != values.len() {
