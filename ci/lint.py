@@ -3,8 +3,8 @@
 
 What this file guarantees: every check runs even when an earlier one failed, each is named with its result, and the exit status is
 0 only if all passed. Checked are: rustfmt; clippy on everything, warnings being errors; ruff; mypy on the package (its public
-modules strictly) and on the typing test; stubtest: that each stub says what its module, or the extension, has; that shipped files,
-scripts and tests are 3.6 Python, by the oldest CPython found; and that no text file names a machine's directories.
+modules strictly) and on the typing test; stubtest: that each stub says what its module, or the extension, has; that shipped
+files, scripts and tests are 3.6 Python, by the oldest CPython found; and that no text file names a machine's directories.
 """
 import glob
 import os

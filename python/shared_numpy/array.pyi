@@ -74,6 +74,7 @@ class SharedNDArray(np.ndarray[_ShapeT_co, _DTypeT_co]):
     @overload
     def view(self, dtype: DTypeLike, type: type[_ArrayT]) -> _ArrayT: ...
     def squeeze(self, axis: SupportsIndex | tuple[SupportsIndex, ...] | None = ...) -> SharedNDArray[_AnyShape, _DTypeT_co]: ...
+    def swapaxes(self: _Self, __axis1: SupportsIndex, __axis2: SupportsIndex) -> _Self: ...
     def copy(self, order: _Order = ...) -> np.ndarray[_ShapeT_co, _DTypeT_co]: ...  # type: ignore[override]
     def __copy__(self) -> np.ndarray[_ShapeT_co, _DTypeT_co]: ...  # type: ignore[override]
     def __deepcopy__(self, __memo: dict[int, Any] | None) -> np.ndarray[_ShapeT_co, _DTypeT_co]: ...  # type: ignore[override]
@@ -81,6 +82,20 @@ class SharedNDArray(np.ndarray[_ShapeT_co, _DTypeT_co]):
     def __pos__(self) -> np.ndarray[_ShapeT_co, _DTypeT_co]: ...  # type: ignore[override]
     def __invert__(self) -> np.ndarray[_ShapeT_co, _DTypeT_co]: ...  # type: ignore[override]
     def __abs__(self) -> np.ndarray[_ShapeT_co, np.dtype[Any]]: ...  # type: ignore[override]
+    # In place: the object stays what it is, which the stubs of older numpy deny.
+    def __iadd__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __isub__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __imul__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __itruediv__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __ifloordiv__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __imod__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __ipow__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __ilshift__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __irshift__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __iand__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __ixor__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __ior__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
+    def __imatmul__(self: _Self, __other: ArrayLike) -> _Self: ...  # type: ignore[override,misc]
 
 _Shared: TypeAlias = SharedNDArray[_AnyShape, np.dtype[Any]]
 _SharedOf: TypeAlias = SharedNDArray[_AnyShape, np.dtype[_ScalarT]]
