@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,9 +26,15 @@ pub struct ProcessId {
 impl ProcessId {
     /// The running process `pid`; `None` when there is none, or it is a zombie.
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let (state, start_ticks) = parse_stat(&stat)?;
-        (!matches!(state, b'Z' | b'X')).then_some(ProcessId { pid, start_ticks })
+        Self::look(pid).ok().flatten()
+    }
+
+    fn look(pid: u32) -> io::Result<Option<Self>> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+        Ok(match parse_stat(&stat) {
+            None | Some((b'Z' | b'X', _)) => None,
+            Some((_, start_ticks)) => Some(ProcessId { pid, start_ticks }),
+        })
     }
 
     /// Our child `pid`, dead or alive; with start time 0 if it cannot be told.
@@ -48,9 +55,13 @@ impl ProcessId {
         reap(self.pid)
     }
 
-    /// Whether this very process still runs.
+    /// Whether this very process still runs, or that cannot be told for want of a
+    /// descriptor or of memory.
     pub fn is_alive(self) -> bool {
-        Self::of(self.pid) == Some(self)
+        match Self::look(self.pid) {
+            Ok(found) => found == Some(self),
+            Err(error) => is_shortage(&error),
+        }
     }
 
     /// A descriptor that becomes readable when the process ends; `None` when the
@@ -252,47 +263,90 @@ pub fn detach() {
     );
 }
 
-/// Processes of our user that have `needle` among their mappings' names.
+/// Processes of our user that have `needle` among their mappings' names; `None` when
+/// that cannot be told now.
+///
+/// A process that forks and ends while we look is not missed: the look goes on until
+/// a list of all processes has none on it that we have not looked at, so that a child
+/// that was not on one list is on the next. (A fork never hides: a child is on the
+/// list only when it has its parent's mappings.) What is missed is a child that gets
+/// the number of a process seen before, within one call.
 ///
 /// Processes that may not be looked at (another user's, a non-dumpable one) are
 /// passed over, and so is everything when there is no `/proc`.
-pub fn mapping(needle: &[u8]) -> Vec<ProcessId> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let own = own_pid();
-    entries
-        .flatten()
-        .filter_map(|entry| pid_of(&entry.file_name()))
-        .filter(|&pid| pid != own && maps(pid, needle))
-        .filter_map(ProcessId::of)
-        .collect()
+pub fn mapping(needle: &[u8]) -> Option<Vec<ProcessId>> {
+    // Enough while fewer processes start than we can look at; else it is tried again.
+    const LISTS: usize = 32;
+    let mut seen = BTreeSet::from([own_pid()]);
+    for _ in 0..LISTS {
+        let fresh: Vec<u32> = match list() {
+            Ok(pids) => pids.into_iter().filter(|&pid| seen.insert(pid)).collect(),
+            Err(error) if is_shortage(&error) => return None,
+            Err(_) => return Some(Vec::new()),
+        };
+        if fresh.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut found = Vec::new();
+        for pid in fresh {
+            match shows(pid, needle) {
+                Ok(true) => found.extend(ProcessId::of(pid)),
+                Err(error) if is_shortage(&error) => return None,
+                Ok(false) | Err(_) => {}
+            }
+        }
+        if !found.is_empty() {
+            return Some(found);
+        }
+    }
+    None
 }
 
-/// Whether the process `pid` has `needle` among its mappings' names.
+/// The numbers of all processes that we can see.
+fn list() -> io::Result<Vec<u32>> {
+    let entries = std::fs::read_dir("/proc")?;
+    let mut pids = Vec::new();
+    for entry in entries {
+        pids.extend(pid_of(&entry?.file_name()));
+    }
+    Ok(pids)
+}
+
+/// Whether the process `pid` has `needle` among its mappings' names, or that cannot
+/// be told for want of a descriptor or of memory.
 pub fn maps(pid: u32, needle: &[u8]) -> bool {
+    shows(pid, needle).unwrap_or_else(|error| is_shortage(&error))
+}
+
+fn shows(pid: u32, needle: &[u8]) -> io::Result<bool> {
     use std::io::Read;
-    let Ok(mut file) = std::fs::File::open(format!("/proc/{pid}/maps")) else {
-        return false;
-    };
+    let mut file = std::fs::File::open(format!("/proc/{pid}/maps"))?;
     // In pieces: a process can have 65,530 mappings, and we promise to stay small.
     let mut buffer = [0_u8; 8192];
     let mut kept = 0;
     loop {
         match file.read(&mut buffer[kept..]) {
-            Ok(0) => return false,
+            Ok(0) => return Ok(false),
             Ok(count) => {
                 let filled = kept + count;
                 if contains(&buffer[..filled], needle) {
-                    return true;
+                    return Ok(true);
                 }
                 kept = needle.len().min(filled);
                 buffer.copy_within(filled - kept..filled, 0);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether an error says nothing about a process, only about us at this moment.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+    )
 }
 
 fn contains(hay: &[u8], needle: &[u8]) -> bool {

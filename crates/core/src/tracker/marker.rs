@@ -82,8 +82,9 @@ impl Marker {
     }
 }
 
-/// The processes that have the marker of `group` mapped.
-pub fn holders(group: u64) -> Vec<ProcessId> {
+/// Processes that have the marker of `group` mapped: some of them if there are any;
+/// `None` when that cannot be told now.
+pub fn holders(group: u64) -> Option<Vec<ProcessId>> {
     process::mapping(label(group).as_bytes())
 }
 

@@ -93,6 +93,22 @@ fn daemon_keeps_its_names(without: Option<&str>) {
     wait_until("the tracker is gone", || !runs(tracker));
 }
 
+/// The tracker looks for the marker while the only process that has it lives on in a
+/// child, again and again.
+#[test]
+fn a_daemon_that_forks_while_it_is_looked_for_is_found() {
+    for _ in 0..5 {
+        let (mut parent, shm) = (Program::new(), Shm::new());
+        parent.does(&format!("create {}", shm.name));
+        let orders = format!("fork close_all;orphaned {};hop 30;sleep", parent.pid());
+        parent.does(&orders);
+        parent.kill();
+        shm.stays();
+        signal(daemon_of(parent.pid()).unwrap(), libc::SIGKILL);
+        shm.goes();
+    }
+}
+
 /// The process that was forked from `program` and has no descriptors.
 fn daemon_of(program: u32) -> Option<u32> {
     let group = |pid: u32| {

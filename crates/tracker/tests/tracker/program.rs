@@ -270,6 +270,27 @@ impl Puppet {
                 unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
                 String::new()
             }
+            // Live on in a child, so often.
+            "hop" => {
+                for _ in 0..rest.parse().unwrap() {
+                    // SAFETY: this process has one thread that runs, and goes on as
+                    // its child.
+                    if unsafe { libc::fork() } != 0 {
+                        // SAFETY: ends this process at once.
+                        unsafe { libc::_exit(0) };
+                    }
+                }
+                String::new()
+            }
+            // Wait until the program that forked us is gone.
+            "orphaned" => {
+                let parent = rest.parse().unwrap();
+                // SAFETY: asks a number of the system.
+                while unsafe { libc::getppid() } == parent {
+                    std::thread::yield_now();
+                }
+                String::new()
+            }
             "sleep" => {
                 std::thread::sleep(std::time::Duration::from_secs(60));
                 std::process::exit(0)

@@ -181,10 +181,11 @@ impl Group {
                 .survivors
                 .retain(|&survivor| marker::holds(id, survivor));
             if orphaned.survivors.is_empty() {
-                orphaned.survivors = marker::holders(id);
-            }
-            if orphaned.survivors.is_empty() {
-                return Fate::Over;
+                match marker::holders(id) {
+                    Some(none) if none.is_empty() => return Fate::Over,
+                    // Not to be told now: as if there were some.
+                    found => orphaned.survivors = found.unwrap_or_default(),
+                }
             }
         }
         orphaned.look_at = Instant::now() + orphaned.wait;
