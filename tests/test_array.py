@@ -580,3 +580,9 @@ def test_numpy_missing_is_a_clear_error():
             raise SystemExit("imported")
     """
     subprocess.check_call([sys.executable, "-c", textwrap.dedent(code)])
+
+
+def test_every_maker_refuses_an_order_it_cannot_give():
+    for make in (snp.ndarray, snp.SharedNDArray, snp.zeros, snp.empty, snp.ones):
+        with pytest.raises(ValueError, match="order must be"):
+            make((2, 2), order="K")

@@ -62,14 +62,14 @@ def register(rtype, name, identity=_UNKNOWN):
         _tell(_shared, news, lambda: register(rtype, name, identity))
 
 
-def unregister(rtype, name, identity=_UNKNOWN):
+def unregister(rtype, name):
     """Takes back what this process registered; nothing happens if it did not.
 
-    Parameters, warnings and errors are those of `register`.
+    Warnings and errors are those of `register`.
     """
     news = _shared_unregister(rtype, name)
     if news is not None:
-        _tell(_shared, news, lambda: unregister(rtype, name, identity))
+        _tell(_shared, news, lambda: unregister(rtype, name))
 
 
 def gone(rtype, name, identity=_UNKNOWN):

@@ -78,7 +78,7 @@ class SharedNDArray(np.ndarray):
         __array_prepare__ = _core.array_prepare
 
     def __new__(cls, shape, dtype=float, order=None):
-        return _allocate(shape, dtype, order or "C", cls)
+        return _allocate(shape, dtype, _c_or_f(order), cls)
 
     def __init_subclass__(cls, **keywords):
         np.ndarray.__init_subclass__(**keywords)
