@@ -68,6 +68,21 @@ pub enum Error {
     },
     /// A write through a read-only mapping.
     ReadOnly,
+    /// A handle, token or participant of an earlier life: what it named is gone.
+    Stale,
+    /// A nameless segment of another program, or of another version of this one.
+    WrongSegment(&'static str),
+    /// Bytes in a segment that make no sense; the segment is not to be trusted.
+    Damaged(&'static str),
+    /// A table of fixed size is full.
+    Full {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there can be.
+        limit: usize,
+    },
+    /// The participant is not, or no longer, what the operation needs.
+    NotAllowed(&'static str),
     /// The caller's interrupt check asked to stop; nothing was left behind.
     Interrupted,
 }
@@ -136,6 +151,16 @@ impl fmt::Display for Error {
                 "{len_bytes} bytes at offset {offset_bytes} lie outside a mapping of {size_bytes} bytes"
             ),
             Error::ReadOnly => f.write_str("the shared memory was attached read-only"),
+            Error::Stale => f.write_str(
+                "stale handle: the memory it named was given back; \
+                 keep a reference, or send the array, while others need it",
+            ),
+            Error::WrongSegment(why) => write!(f, "not a segment that this program can use: {why}"),
+            Error::Damaged(what) => write!(f, "damaged shared memory: {what}"),
+            Error::Full { what, limit } => {
+                write!(f, "no room for more {what}: the limit is {limit}")
+            }
+            Error::NotAllowed(why) => f.write_str(why),
             Error::Interrupted => f.write_str("interrupted while memory was being reserved"),
         }
     }

@@ -5,8 +5,11 @@
 //! - [`sys`]: every system call, one file per subject; the contract for other
 //!   platforms stands at the top of `sys/mod.rs`.
 //! - [`error`], [`name`]: what can go wrong, and what a segment may be called.
+//! - [`fault`], [`sync`]: instants at which tests kill a process; atomics that a
+//!   model checker can replace.
 //! - [`mapping`]: mapped bytes behind bounds-checked, race-tolerant access. The
 //!   only door from an offset to memory.
+//! - [`layout`]: the format of nameless segments, every shared byte of it.
 //! - [`list`]: the items of a `ShareableList`, in the standard library's format.
 //! - [`segment`]: named segments: create (with its pages reserved), attach,
 //!   unlink, open again.
@@ -21,9 +24,12 @@
 
 pub mod array_segment;
 pub mod error;
+pub mod fault;
+pub mod layout;
 pub mod list;
 pub mod mapping;
 pub mod name;
 pub mod segment;
+pub mod sync;
 pub mod sys;
 pub mod tracker;

@@ -126,12 +126,38 @@ impl Mapping {
     /// [`Error::ReadOnly`].
     #[inline]
     pub fn store_u64(&self, offset: usize, value: u64) -> Result<()> {
+        // Relaxed: as for `load_u64`.
+        self.shared_word(offset)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The word at `offset`, for structures that several processes write.
+    ///
+    /// What is loaded from it is whatever some process stored: to be checked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], also for an offset that is not a multiple of 8;
+    /// [`Error::ReadOnly`].
+    #[inline]
+    pub fn shared_word(&self, offset: usize) -> Result<&AtomicU64> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
-        // Relaxed: as for `load_u64`.
-        self.word(offset)?.store(value, Ordering::Relaxed);
-        Ok(())
+        self.word(offset)
+    }
+
+    /// Commits the pages under these bytes, without a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`]; as [`Error::Os`] `EINVAL` where the kernel cannot do
+    /// it (before Linux 5.14) and `EFAULT` or `ENOMEM` when there is no memory.
+    pub fn populate(&self, offset: usize, len: usize) -> Result<()> {
+        self.writable_range(offset, len)?;
+        self.map
+            .populate(offset, len)
+            .map_err(|errno| Error::os("commit shared memory", "", errno))
     }
 
     /// Replaces the word at `offset` by `new` if it is `current`, in one step.

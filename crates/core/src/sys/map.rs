@@ -74,6 +74,33 @@ impl Map {
         self.start
     }
 
+    /// Commits the pages that `len` bytes from `offset` touch, as if written to.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a range outside the mapping and on kernels before 5.14;
+    /// `EFAULT` or `ENOMEM` when there is no memory for them.
+    pub fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let page = rustix::param::page_size();
+        let begin = offset / page * page;
+        let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
+        if end > self.len || len == 0 {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: `begin <= offset < end <= self.len`: inside the mapping.
+        let at = unsafe { self.start.add(begin) };
+        loop {
+            // SAFETY: the range lies in the mapping, up to the end of its last page,
+            // and this advice faults pages in without changing their bytes.
+            match unsafe {
+                rustix::mm::madvise(at.as_ptr().cast(), end - begin, Advice::LinuxPopulateWrite)
+            } {
+                Err(Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
     /// The length in bytes; never zero.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {

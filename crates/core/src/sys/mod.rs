@@ -6,6 +6,9 @@
 //! | module | offers |
 //! | --- | --- |
 //! | [`shm`] | `create`, `open`, `unlink`, `identity`, `set_len`, `reserve`, `free_bytes`: named shared memory |
+//! | [`anon`] | `create`, `seal`, `commit`, `punch`: shared memory without a name |
+//! | [`feature`] | `is_disabled`: what `SHARED_NUMPY_DISABLE` turns off |
+//! | [`identity`] | `Identity::own`: which process this is, told apart from every other |
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
@@ -15,8 +18,11 @@
 //!
 //! `unsafe` is allowed below this folder; each block says why it is sound.
 
+pub mod anon;
 pub mod fd;
+pub mod feature;
 pub mod fork;
+pub mod identity;
 pub mod map;
 pub mod process;
 pub mod resident;

@@ -1,0 +1,92 @@
+//! Named instants at which a kill matters.
+//!
+//! Without the feature `fault` a point is nothing. With it, a process whose
+//! environment has `SHARED_NUMPY_FAULT=<point>` or `<point>:<n>` kills itself with
+//! SIGKILL when it reaches that point (for the n-th time). `docs/crash_safety.md`
+//! tells what each kill leaves; `tests/crash_pool.rs` tries them all.
+
+/// Every point there is; a test compares them with the crash page.
+pub const POINTS: &[&str] = &[
+    "allocate.committed",
+    "allocate.described",
+    "allocate.held",
+    "allocate.opened",
+    "attach.committed",
+    "attach.published",
+    "attach.zeroed",
+    "claim.claimed",
+    "claim.held",
+    "close.bumped",
+    "close.closed",
+    "close.undone",
+    "collect.swapped",
+    "dead.declared",
+    "drop.bit_cleared",
+    "drop.marked",
+    "expire.freed",
+    "fork.copied",
+    "fork.counted",
+    "fork.identified",
+    "fork.published",
+    "fork.reserved",
+    "join.identified",
+    "join.live",
+    "join.reserved",
+    "orphan.claimed",
+    "recover.claimed",
+    "recover.freed",
+    "recover.released",
+    "recover.tokens",
+    "segment.committed",
+    "segment.created",
+    "segment.sealed",
+    "segment.written",
+    "take.bit_set",
+    "take.checked",
+    "take.refused",
+    "token.filled",
+    "token.making",
+    "token.marked",
+    "token.ready",
+    "tokens.cleared",
+    "trim.punched",
+];
+
+/// The variable that arms a point.
+pub const VARIABLE: &str = "SHARED_NUMPY_FAULT";
+
+/// The process may be killed here.
+#[inline(always)]
+pub fn point(name: &'static str) {
+    #[cfg(feature = "fault")]
+    armed::reach(name);
+    #[cfg(not(feature = "fault"))]
+    let _ = name;
+}
+
+#[cfg(feature = "fault")]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    pub(super) fn reach(name: &'static str) {
+        static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
+        assert!(super::POINTS.contains(&name), "{name} is not in POINTS");
+        let armed = ARMED.get_or_init(|| {
+            let text = std::env::var(super::VARIABLE).ok()?;
+            let (point, count) = text.split_once(':').unwrap_or((&text, "1"));
+            Some((point.to_owned(), AtomicU32::new(count.parse().ok()?)))
+        });
+        if let Some((point, left)) = armed
+            && point == name
+            && left.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            // Not an exit and not an abort: nothing of the process runs any more.
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::KILL,
+            );
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Which process this is, told apart from every other that ever had its number.
+//!
+//! Guarantee: nothing here allocates, so that a freshly forked child may call it.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// A process: its number, where the number counts, and when it began. What the
+/// system does not tell is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Process id.
+    pub pid: u64,
+    /// Start time in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Inode of the pid namespace.
+    pub pid_namespace: u64,
+    /// The kernel's boot id, low and high half.
+    pub boot: [u64; 2],
+}
+
+impl Identity {
+    /// This process.
+    pub fn own() -> Self {
+        let mut buffer = [0_u8; 1024];
+        let start_ticks = read("/proc/self/stat", &mut buffer)
+            .ok()
+            .and_then(start_ticks)
+            .unwrap_or(0);
+        let boot = read("/proc/sys/kernel/random/boot_id", &mut buffer)
+            .map(boot_id)
+            .unwrap_or_default();
+        Identity {
+            pid: u64::from(std::process::id()),
+            start_ticks,
+            pid_namespace: rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino),
+            boot,
+        }
+    }
+}
+
+fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let len = rustix::io::read(&fd, &mut *buffer)?;
+    Ok(buffer.get(..len).unwrap_or_default())
+}
+
+/// Field 22. The command name, which may hold anything, ends at the last closing
+/// parenthesis; field 3 follows it.
+fn start_ticks(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// 32 hexadecimal digits among dashes.
+fn boot_id(text: &[u8]) -> [u64; 2] {
+    let digits = text
+        .iter()
+        .filter_map(|&byte| char::from(byte).to_digit(16))
+        .take(32);
+    let id = digits.fold(0_u128, |id, digit| id << 4 | u128::from(digit));
+    [id as u64, (id >> 64) as u64]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_does_not_confuse() {
+        let stat = b"7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(start_ticks(stat), Some(4711));
+    }
+
+    #[test]
+    fn own_identity_is_complete() {
+        let own = Identity::own();
+        assert_eq!(own.pid, u64::from(std::process::id()));
+        assert!(own.start_ticks > 0 && own.pid_namespace > 0 && own.boot != [0, 0]);
+        assert_eq!(own, Identity::own());
+    }
+}
