@@ -17,6 +17,8 @@
 //!   its protocol, the process's side and the helper's side.
 //! - [`array_segment`]: a segment with one array's bytes, which goes with its
 //!   creator unless its name was given out.
+//! - [`pool`]: nameless memory held by the processes that can see it.
+//! - [`recover`]: what is repaired after a process died.
 //!
 //! `unsafe` is denied in the crate and allowed in [`sys`] and [`mapping`] only.
 
@@ -29,6 +31,9 @@ pub mod layout;
 pub mod list;
 pub mod mapping;
 pub mod name;
+pub mod pool;
+#[cfg(not(loom))]
+pub mod recover;
 pub mod segment;
 pub mod sync;
 pub mod sys;

@@ -1,0 +1,315 @@
+//! A family's participants: who is in, and whose holds count.
+//!
+//! Guarantees: every change of a slot is one compare-and-swap on a word that
+//! carries the slot's generation, so it applies to the life it was meant for or to
+//! none; identity words are valid while a slot is `LIVE`. The table of states is in
+//! `docs/pool_format.md`; what each kill leaves, in `docs/crash_safety.md`.
+
+use core::mem::offset_of;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::fault::point;
+use crate::layout::{
+    FAMILY_BYTES, FAMILY_MAGIC, FINGERPRINT, FamilyHeader, Packed, Participant, SLOTS, Slot,
+    VERSION, slot_offset,
+};
+use crate::mapping::Mapping;
+use crate::sync::{AtomicU64, Ordering};
+use crate::sys::identity::Identity;
+use crate::sys::{anon, shm};
+
+/// Nobody's.
+pub const FREE: u64 = 0;
+/// Claimed, no process yet.
+pub const RESERVED: u64 = 1;
+/// A process.
+pub const LIVE: u64 = 2;
+/// Counts for nothing; to be recovered.
+pub const DEAD: u64 = 3;
+/// Being recovered.
+pub const RECOVERING: u64 = 4;
+
+/// A family segment, mapped.
+#[derive(Debug)]
+pub struct Family {
+    mapping: Mapping,
+    id: [u64; 2],
+}
+
+impl Family {
+    /// Makes a family without members; the descriptor is what others attach by.
+    ///
+    /// # Errors
+    ///
+    /// The system's, among them `ENOSPC` where there is no room for 68 KiB.
+    pub fn create() -> Result<(Self, OwnedFd)> {
+        let os = |errno| Error::os("create a family segment", "", errno);
+        let fd = anon::create(FAMILY_BYTES as u64).map_err(os)?;
+        anon::commit(&fd, 0, FAMILY_BYTES as u64, &mut || true).map_err(os)?;
+        anon::seal(&fd).map_err(os)?;
+        let mapping = Mapping::new(&fd, FAMILY_BYTES, false).map_err(os)?;
+        let mut random = [0_u8; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(os)?;
+        let random = u128::from_ne_bytes(random);
+        let id = [random as u64, (random >> 64) as u64];
+        let header = [
+            (offset_of!(FamilyHeader, version), VERSION),
+            (offset_of!(FamilyHeader, fingerprint), FINGERPRINT),
+            (offset_of!(FamilyHeader, family_low), id[0]),
+            (offset_of!(FamilyHeader, family_high), id[1]),
+            (offset_of!(FamilyHeader, slots), SLOTS as u64),
+        ];
+        for (offset, value) in header {
+            mapping.store_u64(offset, value)?;
+        }
+        let magic = mapping.shared_word(offset_of!(FamilyHeader, magic))?;
+        magic.store(FAMILY_MAGIC, Ordering::Release);
+        Ok((Family { mapping, id }, fd))
+    }
+
+    /// Maps an existing family.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongSegment`] when it is not one, or one of another version.
+    pub fn attach(fd: impl AsFd) -> Result<Self> {
+        let os = |errno| Error::os("attach a family segment", "", errno);
+        let status = shm::status(&fd).map_err(os)?;
+        if !status.is_regular || status.size_bytes != FAMILY_BYTES as u64 {
+            return Err(Error::WrongSegment(
+                "it has not the size of a family segment",
+            ));
+        }
+        let mapping = Mapping::new(&fd, FAMILY_BYTES, false).map_err(os)?;
+        check_header(&mapping, FAMILY_MAGIC)?;
+        let id = [
+            mapping.load_u64(offset_of!(FamilyHeader, family_low))?,
+            mapping.load_u64(offset_of!(FamilyHeader, family_high))?,
+        ];
+        Ok(Family { mapping, id })
+    }
+
+    /// The family's random identity.
+    pub fn id(&self) -> [u64; 2] {
+        self.id
+    }
+
+    /// The state of a slot, read once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] for an index that no slot has.
+    pub fn slot(&self, index: usize) -> Result<Packed> {
+        Ok(Packed::unpack(self.word(index)?.load(Ordering::Acquire)))
+    }
+
+    /// Whether this participant's bits hold anything.
+    #[inline]
+    pub fn counts(&self, participant: Participant) -> bool {
+        self.slot(participant.slot).is_ok_and(|slot| {
+            slot.generation == participant.generation && matches!(slot.state, RESERVED | LIVE)
+        })
+    }
+
+    /// Who the participant is, while it is `LIVE`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] when it is not.
+    pub fn identity(&self, participant: Participant) -> Result<Identity> {
+        let base = slot_offset(participant.slot);
+        let field = |offset| self.mapping.load_u64(base + offset);
+        let is_live = || -> Result<bool> {
+            let slot = self.slot(participant.slot)?;
+            Ok(slot.generation == participant.generation && slot.state == LIVE)
+        };
+        let was_live = is_live()?;
+        let identity = Identity {
+            pid: field(offset_of!(Slot, pid))?,
+            start_ticks: field(offset_of!(Slot, start_ticks))?,
+            pid_namespace: field(offset_of!(Slot, pid_namespace))?,
+            boot: [
+                field(offset_of!(Slot, boot_low))?,
+                field(offset_of!(Slot, boot_high))?,
+            ],
+        };
+        // Unchanged before and after: the words read belong to this life.
+        crate::sync::fence(Ordering::Acquire);
+        if was_live && is_live()? {
+            Ok(identity)
+        } else {
+            Err(Error::Stale)
+        }
+    }
+
+    /// Joins: this process gets a slot of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] when every slot is taken.
+    pub fn join(&self) -> Result<Participant> {
+        let me = self.claim(None)?;
+        point("join.reserved");
+        self.write_identity(me)?;
+        point("join.identified");
+        self.change(me, RESERVED, LIVE, me.slot)?;
+        point("join.live");
+        Ok(me)
+    }
+
+    /// Claims a slot for a child that `parent` is about to fork. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] when every slot is taken.
+    pub fn reserve_for_child(&self, parent: Participant) -> Result<Participant> {
+        let child = self.claim(Some(parent.slot))?;
+        point("fork.reserved");
+        Ok(child)
+    }
+
+    /// In the forked child: makes the slot that `parent` claimed its own. Allocates
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] when the slot was taken back meanwhile.
+    pub fn adopt(&self, child: Participant, parent: Participant) -> Result<()> {
+        self.write_identity(child)?;
+        point("fork.identified");
+        self.change(child, RESERVED, LIVE, parent.slot)
+    }
+
+    /// Ends a participation: its own, or one that is *proved* to have ended (rule
+    /// P4). `false` when it had ended before. Everything it held is not held any
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] for a slot that does not exist.
+    pub fn declare_dead(&self, participant: Participant) -> Result<bool> {
+        loop {
+            let seen = self.slot(participant.slot)?;
+            if seen.generation != participant.generation || !matches!(seen.state, RESERVED | LIVE) {
+                return Ok(false);
+            }
+            let dead = Packed {
+                state: DEAD,
+                ..seen
+            };
+            if self.swap(participant.slot, seen, dead)? {
+                point("dead.declared");
+                return Ok(true);
+            }
+        }
+    }
+
+    /// One compare-and-swap on a slot.
+    pub(crate) fn swap(&self, index: usize, from: Packed, to: Packed) -> Result<bool> {
+        let word = self.word(index)?;
+        Ok(word
+            .compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire)
+            .is_ok())
+    }
+
+    fn claim(&self, for_child_of: Option<usize>) -> Result<Participant> {
+        // The lowest first: scans of rows end at the highest ever used.
+        for slot in 0..SLOTS {
+            let seen = self.slot(slot)?;
+            if seen.state != FREE || seen.generation >= Packed::GENERATION_LAST {
+                continue;
+            }
+            let mine = Packed {
+                state: RESERVED,
+                by: for_child_of.unwrap_or(slot),
+                generation: seen.generation + 1,
+            };
+            if self.swap(slot, seen, mine)? {
+                return Ok(Participant {
+                    slot,
+                    generation: mine.generation,
+                });
+            }
+        }
+        Err(Error::Full {
+            what: "processes that share this memory",
+            limit: SLOTS,
+        })
+    }
+
+    fn change(&self, who: Participant, from: u64, to: u64, by: usize) -> Result<()> {
+        let before = Packed {
+            state: from,
+            by,
+            generation: who.generation,
+        };
+        let after = Packed {
+            state: to,
+            by: who.slot,
+            ..before
+        };
+        if self.swap(who.slot, before, after)? {
+            Ok(())
+        } else {
+            Err(Error::Stale)
+        }
+    }
+
+    fn write_identity(&self, who: Participant) -> Result<()> {
+        let own = Identity::own();
+        let base = slot_offset(who.slot);
+        let words = [
+            (offset_of!(Slot, pid), own.pid),
+            (offset_of!(Slot, start_ticks), own.start_ticks),
+            (offset_of!(Slot, pid_namespace), own.pid_namespace),
+            (offset_of!(Slot, boot_low), own.boot[0]),
+            (offset_of!(Slot, boot_high), own.boot[1]),
+        ];
+        for (offset, value) in words {
+            self.mapping.store_u64(base + offset, value)?;
+        }
+        Ok(())
+    }
+
+    fn word(&self, index: usize) -> Result<&AtomicU64> {
+        if index >= SLOTS {
+            return Err(Error::Damaged("a slot that does not exist"));
+        }
+        self.mapping
+            .shared_word(slot_offset(index) + offset_of!(Slot, word))
+    }
+}
+
+/// Refuses a segment that does not begin with this magic, our version and our
+/// fingerprint. Both kinds of segment have the three words at the same place.
+pub(super) fn check_header(mapping: &Mapping, magic: u64) -> Result<()> {
+    use crate::layout::PoolHeader;
+    const {
+        assert!(offset_of!(PoolHeader, magic) == offset_of!(FamilyHeader, magic));
+        assert!(offset_of!(PoolHeader, version) == offset_of!(FamilyHeader, version));
+        assert!(offset_of!(PoolHeader, fingerprint) == offset_of!(FamilyHeader, fingerprint));
+    }
+    let found = mapping
+        .shared_word(offset_of!(FamilyHeader, magic))?
+        .load(Ordering::Acquire);
+    if found != magic {
+        return Err(Error::WrongSegment("it has not our magic number"));
+    }
+    if mapping.load_u64(offset_of!(FamilyHeader, version))? != VERSION {
+        return Err(Error::WrongSegment(
+            "it was made by another version of shared_numpy; use one version in all processes",
+        ));
+    }
+    if mapping.load_u64(offset_of!(FamilyHeader, fingerprint))? != FINGERPRINT {
+        return Err(Error::WrongSegment(
+            "it has another layout; use one build of shared_numpy in all processes",
+        ));
+    }
+    Ok(())
+}
+
+/// The errno for a size that does not fit this machine.
+pub(super) const TOO_LARGE: Errno = Errno::OVERFLOW;

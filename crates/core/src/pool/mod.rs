@@ -1,0 +1,31 @@
+//! Pools: memory that is held by the processes that can see it.
+//!
+//! Guarantee: a block's memory is used again only when no living process and no
+//! token in flight holds it; and it is, however they ended. The bytes are told in
+//! `docs/pool_format.md`, the protocol and what each kill leaves in
+//! `docs/crash_safety.md`.
+//!
+//! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
+//! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
+//! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
+//! `owned` and [`owner`] (allocating).
+
+#[cfg(not(loom))]
+pub mod classes;
+#[cfg(not(loom))]
+pub mod closer;
+#[cfg(not(loom))]
+pub mod family;
+#[cfg(not(loom))]
+pub mod holder;
+#[cfg(not(loom))]
+mod owned;
+#[cfg(not(loom))]
+pub mod owner;
+pub mod protocol;
+#[cfg(not(loom))]
+pub mod rows;
+#[cfg(not(loom))]
+pub mod segment;
+#[cfg(not(loom))]
+pub mod tokens;

@@ -1,0 +1,148 @@
+//! Take, drop and close on bare words: the part that is argued and model-checked.
+//!
+//! Guarantee (rule P1): when [`close`] says [`Closed::Free`], no participant holds
+//! the block and no [`take`] with its generation will succeed any more. The proof
+//! is in `docs/crash_safety.md`, "Why nothing is freed early"; `tests/loom_pool.rs`
+//! runs these very functions through their interleavings.
+//!
+//! ```text
+//! take   set own bit   fence   read generation
+//! close  scan          bump generation   fence   scan: zero = free, else undo
+//! scan   moves   rows   tokens' row last   moves again: changed = start over
+//! ```
+//!
+//! Orderings. The two sequentially consistent fences decide between take and close:
+//! each side writes one word and then reads the other's. Bits are cleared with
+//! release and read with acquire, so that who sees a hold gone also sees the trace
+//! of where it went (`moves`, a token's bit), which was written before.
+
+use crate::fault::point;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// How often a scan starts over before it gives up; more than once is rare.
+const SCAN_TRIES: usize = 16;
+
+/// Whether a block with this generation is open: handles with it are good.
+pub const fn is_open(generation: u64) -> bool {
+    generation % 2 == 1
+}
+
+/// Sets the own bit and asks whether the block still has the generation `expected`.
+///
+/// On `false` the caller must call [`withdraw`] with the same words.
+#[must_use]
+pub fn take(
+    bits: &AtomicU64,
+    bit: u64,
+    generation: &AtomicU64,
+    expected: u64,
+    moves: &AtomicU64,
+) -> bool {
+    bits.fetch_or(bit, Ordering::AcqRel);
+    point("take.bit_set");
+    fence(Ordering::SeqCst);
+    let is_good = is_open(expected) && generation.load(Ordering::Acquire) == expected;
+    if is_good {
+        // The trace for scans: before the hold that this one follows can go.
+        moves.fetch_add(1, Ordering::AcqRel);
+        point("take.checked");
+    }
+    is_good
+}
+
+/// Takes back the bit of a [`take`] that failed.
+pub fn withdraw(bits: &AtomicU64, bit: u64, dirty: &AtomicU64, dirty_bit: u64) {
+    point("take.refused");
+    release(bits, bit, dirty, dirty_bit);
+}
+
+/// Ends a hold: clears the own bit and tells the closer where to look.
+pub fn release(bits: &AtomicU64, bit: u64, dirty: &AtomicU64, dirty_bit: u64) {
+    bits.fetch_and(!bit, Ordering::AcqRel);
+    point("drop.bit_cleared");
+    dirty.fetch_or(dirty_bit, Ordering::AcqRel);
+    point("drop.marked");
+}
+
+/// Reads many words as if at one instant.
+///
+/// `read` reads all rows that count and then the tokens' row, each with acquire.
+/// `None` when holds kept moving; the caller looks again later.
+pub fn scan<T, E>(
+    moves: &AtomicU64,
+    mut read: impl FnMut() -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    for _ in 0..SCAN_TRIES {
+        let before = moves.load(Ordering::Acquire);
+        let seen = read()?;
+        fence(Ordering::SeqCst);
+        if moves.load(Ordering::Acquire) == before {
+            return Ok(Some(seen));
+        }
+    }
+    Ok(None)
+}
+
+/// What became of an attempt to close a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Somebody holds it; nothing was changed.
+    Held,
+    /// Somebody took it meanwhile; nothing is changed any more.
+    Undone,
+    /// Nobody holds it and nobody can take it.
+    Free,
+}
+
+/// Closes a block of generation `open`, unless it is held. For its closer only.
+///
+/// `is_held` is a whole [`scan`] that answers `true` when in doubt.
+pub fn close<E>(
+    generation: &AtomicU64,
+    open: u64,
+    mut is_held: impl FnMut() -> Result<bool, E>,
+) -> Result<Closed, E> {
+    debug_assert!(is_open(open));
+    if is_held()? {
+        return Ok(Closed::Held);
+    }
+    generation.store(open.wrapping_add(1), Ordering::Release);
+    point("close.bumped");
+    fence(Ordering::SeqCst);
+    // An error is doubt: the block stays open.
+    let held = is_held();
+    if matches!(held, Ok(false)) {
+        point("close.closed");
+        return Ok(Closed::Free);
+    }
+    generation.store(open, Ordering::Release);
+    point("close.undone");
+    held.map(|_| Closed::Undone)
+}
+
+/// Says in the tokens' row that a token may hold the block. For makers: after the
+/// entry names the block, before it is ready.
+pub fn mark_token(token_bits: &AtomicU64, bit: u64) {
+    token_bits.fetch_or(bit, Ordering::AcqRel);
+    point("token.marked");
+}
+
+/// Whether a token holds the block, by the table (`found`); clears the bit if not.
+/// For the closer only, which scans anew after `false`.
+pub fn settle_token<E>(
+    token_bits: &AtomicU64,
+    bit: u64,
+    mut found: impl FnMut() -> Result<bool, E>,
+) -> Result<bool, E> {
+    if found()? {
+        return Ok(true);
+    }
+    token_bits.fetch_and(!bit, Ordering::AcqRel);
+    point("tokens.cleared");
+    fence(Ordering::SeqCst);
+    let again = found();
+    if !matches!(again, Ok(false)) {
+        token_bits.fetch_or(bit, Ordering::AcqRel);
+    }
+    again
+}

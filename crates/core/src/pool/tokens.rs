@@ -1,0 +1,259 @@
+//! Tokens: holds that travel inside other people's pickles (rule P6).
+//!
+//! Guarantees: a token is claimed at most once; while it is `READY` its block is
+//! not freed; a maker killed half-way leaves an entry that others give back. The
+//! table decides what a token holds, the tokens' row only says where to look.
+
+use core::mem::offset_of;
+
+use super::protocol;
+use super::segment::{Place, PoolSegment, clamp};
+use crate::error::{Error, Result};
+use crate::fault::point;
+use crate::layout::{Packed, Participant, PoolHeader, TOKEN_ROW, Token};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Nobody's.
+pub const FREE: u64 = 0;
+/// Being filled by its maker.
+pub const MAKING: u64 = 1;
+/// Holds its block.
+pub const READY: u64 = 2;
+
+/// What travels: which entry, in which of its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenName {
+    /// Index in the segment's token table.
+    pub index: usize,
+    /// The entry's generation.
+    pub generation: u64,
+}
+
+/// A token in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// Which.
+    pub name: TokenName,
+    /// The block it holds, unchecked.
+    pub block: u64,
+    /// Who made it; `None` for a word that names nobody.
+    pub sender: Option<Participant>,
+    /// When, in seconds of the monotonic clock.
+    pub made_s: u64,
+}
+
+impl PoolSegment {
+    /// Makes a token for a block that `me` holds until this returns, and after if it
+    /// likes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] when every entry is in flight.
+    pub(super) fn make_token(
+        &self,
+        me: Participant,
+        block: usize,
+        now_s: u64,
+    ) -> Result<TokenName> {
+        let name = self.claim_entry(me)?;
+        point("token.making");
+        for (field, value) in [
+            (offset_of!(Token, block), block as u64),
+            (offset_of!(Token, sender), me.pack()),
+            (offset_of!(Token, made_s), now_s),
+        ] {
+            // Relaxed stores; the row's bit and the state are written with release.
+            self.mapping()
+                .store_u64(self.layout().token(name.index, field), value)?;
+        }
+        point("token.filled");
+        let place = Place::of(block);
+        protocol::mark_token(self.bits(TOKEN_ROW, place.word)?, place.bit);
+        let making = Packed {
+            state: MAKING,
+            by: me.slot,
+            generation: name.generation,
+        };
+        if !self.swap_token(name.index, making, READY)? {
+            return Err(Error::NotAllowed(
+                "this process was declared dead while it made a token",
+            ));
+        }
+        point("token.ready");
+        Ok(name)
+    }
+
+    fn claim_entry(&self, me: Participant) -> Result<TokenName> {
+        let limit = self.layout().tokens;
+        for index in 0..limit {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Relaxed));
+            if seen.state != FREE || seen.generation >= Packed::GENERATION_LAST {
+                continue;
+            }
+            // First: an entry above the mark would be overlooked.
+            self.header(offset_of!(PoolHeader, tokens_high))?
+                .fetch_max(index as u64 + 1, Ordering::AcqRel);
+            let mine = Packed {
+                state: MAKING,
+                by: me.slot,
+                generation: seen.generation + 1,
+            };
+            if self.exchange_token(index, seen, mine)? {
+                return Ok(TokenName {
+                    index,
+                    generation: mine.generation,
+                });
+            }
+        }
+        Err(Error::Full {
+            what: "arrays in flight between processes",
+            limit,
+        })
+    }
+
+    /// Takes a token out of flight; `false` when somebody else did, or it expired, or
+    /// it is one for another block. The caller has set its own bit for `block`.
+    pub(super) fn claim_token(&self, name: TokenName, block: usize) -> Result<bool> {
+        if name.index >= self.layout().tokens {
+            return Ok(false);
+        }
+        let seen = Packed::unpack(self.token_word(name.index)?.load(Ordering::Acquire));
+        if seen.state != READY || seen.generation != name.generation {
+            return Ok(false);
+        }
+        // Belongs to this life if the exchange below succeeds.
+        let holds = self.token_field(name.index, offset_of!(Token, block))?;
+        Ok(holds == block as u64 && self.swap_token(name.index, seen, FREE)?)
+    }
+
+    /// Drops the tokens that `is_expired` says; how many.
+    ///
+    /// # Errors
+    ///
+    /// None but those of a mapping that is read-only.
+    pub fn expire_tokens(&self, mut is_expired: impl FnMut(&InFlight) -> bool) -> Result<usize> {
+        let mut expired = 0;
+        for index in 0..self.tokens_high()? {
+            let Some((seen, token)) = self.token(index)? else {
+                continue;
+            };
+            if is_expired(&token) && self.swap_token(index, seen, FREE)? {
+                point("expire.freed");
+                expired += 1;
+                if let Ok(block) = usize::try_from(token.block)
+                    && block < self.layout().blocks
+                {
+                    let (dirty, bit) = self.dirty(Place::of(block).word)?;
+                    dirty.fetch_or(bit, Ordering::AcqRel);
+                }
+            }
+        }
+        Ok(expired)
+    }
+
+    /// The tokens in flight.
+    ///
+    /// # Errors
+    ///
+    /// None but those of a mapping that is read-only.
+    pub fn tokens_in_flight(&self) -> Result<Vec<InFlight>> {
+        let mut all = Vec::new();
+        for index in 0..self.tokens_high()? {
+            all.extend(self.token(index)?.map(|(_, token)| token));
+        }
+        Ok(all)
+    }
+
+    fn token(&self, index: usize) -> Result<Option<(Packed, InFlight)>> {
+        let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+        if seen.state != READY {
+            return Ok(None);
+        }
+        let token = InFlight {
+            name: TokenName {
+                index,
+                generation: seen.generation,
+            },
+            block: self.token_field(index, offset_of!(Token, block))?,
+            sender: Participant::unpack(self.token_field(index, offset_of!(Token, sender))?),
+            made_s: self.token_field(index, offset_of!(Token, made_s))?,
+        };
+        Ok(Some((seen, token)))
+    }
+
+    /// Gives back entries that the process in `slot` left in `MAKING`, if `is_gone`
+    /// says so *after* the entry was read.
+    pub(crate) fn abandon_tokens(
+        &self,
+        slot: usize,
+        mut is_gone: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
+        for index in 0..self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            if seen.state == MAKING && seen.by == slot && is_gone(self)? {
+                self.swap_token(index, seen, FREE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the table has a token for `block`. A token still being made counts, and
+    /// leaves the word dirty, since it may turn out to be for another block.
+    pub(super) fn find_token(&self, block: usize) -> Result<bool> {
+        for index in 0..self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            if seen.state != READY && seen.state != MAKING {
+                continue;
+            }
+            if self.token_field(index, offset_of!(Token, block))? == block as u64 {
+                if seen.state == MAKING {
+                    let (dirty, bit) = self.dirty(Place::of(block).word)?;
+                    dirty.fetch_or(bit, Ordering::AcqRel);
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sets the tokens' row again from the table, for a closer that takes over.
+    pub(super) fn restore_token_row(&self) -> Result<()> {
+        for index in 0..self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            let block = self.token_field(index, offset_of!(Token, block))?;
+            if (seen.state == READY || seen.state == MAKING) && block < self.layout().blocks as u64
+            {
+                let place = Place::of(block as usize);
+                self.bits(TOKEN_ROW, place.word)?
+                    .fetch_or(place.bit, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every token ever made is below this.
+    pub(crate) fn tokens_high(&self) -> Result<usize> {
+        let high = self.header(offset_of!(PoolHeader, tokens_high))?;
+        Ok(clamp(high.load(Ordering::Acquire), self.layout().tokens))
+    }
+
+    pub(crate) fn token_word(&self, index: usize) -> Result<&AtomicU64> {
+        self.mapping()
+            .shared_word(self.layout().token(index, offset_of!(Token, word)))
+    }
+
+    pub(crate) fn token_field(&self, index: usize, field: usize) -> Result<u64> {
+        self.mapping().load_u64(self.layout().token(index, field))
+    }
+
+    fn swap_token(&self, index: usize, seen: Packed, state: u64) -> Result<bool> {
+        self.exchange_token(index, seen, Packed { state, ..seen })
+    }
+
+    fn exchange_token(&self, index: usize, from: Packed, to: Packed) -> Result<bool> {
+        let word = self.token_word(index)?;
+        Ok(word
+            .compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire)
+            .is_ok())
+    }
+}
