@@ -3,7 +3,7 @@
 //! Without the feature `fault` a point is nothing. With it, a process whose
 //! environment has `SHARED_NUMPY_FAULT=<point>` or `<point>:<n>` kills itself with
 //! SIGKILL when it reaches that point (for the n-th time). `docs/crash_safety.md`
-//! tells what each kill leaves; `tests/crash_pool.rs` tries them all.
+//! tells what each kill leaves; `tests/crash_pool/` tries them all.
 
 /// Every point there is; a test compares them with the crash page.
 pub const POINTS: &[&str] = &[

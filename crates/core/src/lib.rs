@@ -18,7 +18,8 @@
 //! - [`array_segment`]: a segment with one array's bytes, which goes with its
 //!   creator unless its name was given out.
 //! - [`pool`]: nameless memory held by the processes that can see it.
-//! - [`recover`]: what is repaired after a process died.
+//! - [`recover`], [`inspect`]: what is repaired after a process died; every
+//!   invariant checked.
 //!
 //! `unsafe` is denied in the crate and allowed in [`sys`] and [`mapping`] only.
 
@@ -27,6 +28,8 @@
 pub mod array_segment;
 pub mod error;
 pub mod fault;
+#[cfg(not(loom))]
+pub mod inspect;
 pub mod layout;
 pub mod list;
 pub mod mapping;

@@ -1,0 +1,168 @@
+//! Death at every fault point, and at random ones: nothing freed early, nothing
+//! leaked, survivors go on. `docs/crash_safety.md` is the page this holds to.
+//!
+//! Run with `cargo test -p shared-numpy-core --features fault --test crash_pool`; the
+//! soak takes `SHARED_NUMPY_SOAK_S` seconds (2).
+
+mod harness;
+mod roles;
+mod soak;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use harness::{Peer, Survivor, is_filled};
+use roles::{DEAD, OFFER};
+use shared_numpy_core::fault::POINTS;
+use shared_numpy_core::inspect;
+use shared_numpy_core::pool::holder::Holder;
+use shared_numpy_core::pool::segment::PoolSegment;
+use shared_numpy_core::sys::anon;
+
+/// Not a test: where children begin.
+#[test]
+fn child_of_a_test() {
+    roles::run();
+}
+
+/// A child works in a segment of the survivor.
+fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
+    let survivor = Survivor::new();
+    let kept = survivor.allocate(1);
+    let sent = survivor.allocate(2);
+    let holder = survivor.pool.holder(0).unwrap();
+    let token = holder.make_token(sent.block, 0).unwrap();
+    // Not held by the survivor: only the token, then the child, keeps it.
+    survivor.pool.release(sent.segment, sent.block).unwrap();
+    let gone = survivor.family.join().unwrap();
+    let offer = [
+        sent.block as u64,
+        sent.generation,
+        token.index as u64,
+        token.generation,
+    ];
+    let dead = [gone.slot as u64, gone.generation];
+    let words = [(OFFER, harness::join(&offer)), (DEAD, harness::join(&dead))];
+    let segment_fd = survivor.pool.segment_fd(0).unwrap();
+    let mut child = Peer::start(role, Some(point), &survivor.family_fd, &segment_fd, &words);
+    let was_killed = child.ended_by_kill();
+
+    survivor.family.declare_dead(gone).unwrap();
+    let segment = Arc::clone(holder.segment());
+    // While the dead count, what they hold is not freed.
+    survivor.pool.collect().unwrap();
+    assert!(survivor.is_intact(kept, 1) && survivor.is_intact(sent, 2));
+    assert!(inspect::verify(&segment).unwrap().is_empty());
+    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    survivor.pool.collect().unwrap();
+    survivor.verify(&segment);
+
+    // The survivor goes on, in all memory there is, and its own is left alone.
+    let mut more: Vec<_> = (0..500).map(|_| survivor.allocate(9)).collect();
+    assert!(survivor.is_intact(kept, 1));
+    if !segment.tokens_in_flight().unwrap().is_empty() {
+        assert!(survivor.is_intact(sent, 2), "freed though a token holds it");
+    }
+    more.push(kept);
+    for name in more {
+        survivor.pool.release(name.segment, name.block).unwrap();
+    }
+    segment.expire_tokens(|_| true).unwrap();
+    survivor.pool.collect().unwrap();
+    survivor.verify(&segment);
+    assert_eq!(survivor.pool.stats().in_use_bytes, 0);
+    was_killed
+}
+
+/// A child owns the segment; the survivor holds a block of it.
+fn die_as_owner(point: &str) -> bool {
+    let survivor = Survivor::new();
+    let segment_fd = anon::create(0).unwrap();
+    let mut child = Peer::start("owner", Some(point), &survivor.family_fd, &segment_fd, &[]);
+    let mut held = None;
+    if let Some(words) = child.hear() {
+        let holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
+        let info = holder.take(words[0] as usize, words[1]).unwrap();
+        held = Some((holder, info));
+        child.say(&[]);
+    }
+    let was_killed = child.ended_by_kill();
+    let segment = match &held {
+        Some((holder, _)) => Arc::clone(holder.segment()),
+        None => match PoolSegment::attach(&segment_fd, Arc::clone(&survivor.family)) {
+            Ok(segment) => Arc::new(segment),
+            // It never became a segment: it goes with its descriptor.
+            Err(_) => {
+                survivor.recover(child.pid(), &[]);
+                return was_killed;
+            }
+        },
+    };
+    assert!(inspect::verify(&segment).unwrap().is_empty());
+    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    let mut closer = survivor.inherit(&segment);
+    if let Some((holder, info)) = held {
+        let is_intact = is_filled(&segment, info.offset_bytes, info.size_bytes, 7);
+        assert!(is_intact && !closer.close(info.block).unwrap());
+        assert_eq!(holder.held_blocks(), 1);
+        holder.release(info.block).unwrap();
+    }
+    segment.expire_tokens(|_| true).unwrap();
+    closer.collect(&mut Vec::new()).unwrap();
+    survivor.verify(&segment);
+    assert_eq!(closer.blocks_left().unwrap(), 0);
+    was_killed
+}
+
+/// A child takes over from a dead owner, and dies over it.
+fn die_as_heir(point: &str) -> bool {
+    let survivor = Survivor::new();
+    let owner = survivor.family.join().unwrap();
+    let pool = shared_numpy_core::pool::owner::Pool::new(
+        Arc::clone(&survivor.family),
+        owner,
+        harness::options(),
+    );
+    let names: Vec<_> = (0..3)
+        .map(|_| pool.allocate(1000, &mut || true).unwrap())
+        .collect();
+    let segment_fd = pool.segment_fd(0).unwrap();
+    let holder: Holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
+    holder.take(names[1].block, names[1].generation).unwrap();
+    survivor.family.declare_dead(owner).unwrap();
+    let mut child = Peer::start("heir", Some(point), &survivor.family_fd, &segment_fd, &[]);
+    let was_killed = child.ended_by_kill();
+    let segment = Arc::clone(holder.segment());
+    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    let mut closer = survivor.inherit(&segment);
+    assert_eq!(closer.blocks_left().unwrap(), 1);
+    holder.release(names[1].block).unwrap();
+    closer.collect(&mut Vec::new()).unwrap();
+    assert_eq!(closer.blocks_left().unwrap(), 0);
+    survivor.verify(&segment);
+    was_killed
+}
+
+#[test]
+fn death_at_every_point_leaves_nothing_and_takes_nothing() {
+    let mut reached = BTreeSet::new();
+    for &point in POINTS {
+        // The third time is in the middle of things where the first is at the start.
+        for fault in [point.to_owned(), format!("{point}:3")] {
+            let mut runs = Vec::new();
+            for role in ["member", "forker", "recoverer"] {
+                runs.push(die_in_a_segment_of_the_survivor(role, &fault));
+            }
+            runs.push(die_as_owner(&fault));
+            runs.push(die_as_heir(&fault));
+            if runs.contains(&true) {
+                reached.insert(point);
+            }
+        }
+    }
+    let all: BTreeSet<_> = POINTS.iter().copied().collect();
+    assert_eq!(
+        reached, all,
+        "a fault point that no child dies at proves nothing"
+    );
+}

@@ -1,0 +1,249 @@
+//! Rule P1 run through its interleavings by the loom model checker:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool
+//! ```
+//!
+//! The functions under test are the ones the pool uses. "Memory" is a cell that the
+//! closer writes when a block is free and holders read while they hold: loom
+//! reports any execution in which the two are not ordered, which is a block that
+//! was freed early. One test leaves out a step and expects to be caught, so that
+//! a model that sees nothing does not pass for a proof.
+
+#![cfg(loom)]
+
+use std::convert::Infallible;
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+use shared_numpy_core::pool::protocol::{self, Closed};
+use shared_numpy_core::sync::{AtomicU64, Ordering};
+
+const BIT: u64 = 1;
+const OPEN: u64 = 1;
+/// Loom explores every execution with at most so many forced switches between threads.
+const PREEMPTIONS: usize = 3;
+
+const ENTRY_FREE: u64 = 0;
+const ENTRY_MAKING: u64 = 1;
+const ENTRY_READY: u64 = 2;
+
+/// One block, two rows, the tokens' row and one token.
+struct Block {
+    generation: AtomicU64,
+    rows: [AtomicU64; 2],
+    token_row: AtomicU64,
+    token: AtomicU64,
+    dirty: AtomicU64,
+    moves: AtomicU64,
+    memory: UnsafeCell<u32>,
+}
+
+// SAFETY: `memory` is what the protocol under test is to guard; loom checks that it does.
+unsafe impl Sync for Block {}
+// SAFETY: plain words.
+unsafe impl Send for Block {}
+
+impl Block {
+    fn held_by(row: Option<usize>) -> Arc<Self> {
+        let bit = |at| AtomicU64::new(if row == Some(at) { BIT } else { 0 });
+        Arc::new(Block {
+            generation: AtomicU64::new(OPEN),
+            rows: [bit(0), bit(1)],
+            token_row: AtomicU64::new(0),
+            token: AtomicU64::new(ENTRY_FREE),
+            dirty: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            memory: UnsafeCell::new(0),
+        })
+    }
+
+    fn use_memory(&self) {
+        // SAFETY: reads a word; that nobody writes meanwhile is what loom checks.
+        self.memory.with(|word| unsafe { assert_eq!(*word, 0) });
+    }
+
+    fn take(&self, row: usize) -> bool {
+        let taken = protocol::take(&self.rows[row], BIT, &self.generation, OPEN, &self.moves);
+        if !taken {
+            protocol::withdraw(&self.rows[row], BIT, &self.dirty, 1);
+        }
+        taken
+    }
+
+    fn release(&self, row: usize) {
+        protocol::release(&self.rows[row], BIT, &self.dirty, 1);
+    }
+
+    /// As the closer's `is_held`.
+    fn is_held(&self) -> bool {
+        for _ in 0..3 {
+            let seen = protocol::scan(&self.moves, || -> Result<_, Infallible> {
+                let rows =
+                    self.rows[0].load(Ordering::Acquire) | self.rows[1].load(Ordering::Acquire);
+                Ok((rows, self.token_row.load(Ordering::Acquire)))
+            });
+            let Ok(Some((rows, tokens))) = seen else {
+                return true;
+            };
+            if rows != 0 || tokens == 0 {
+                return rows != 0;
+            }
+            let found = || Ok::<_, Infallible>(self.token.load(Ordering::Acquire) != ENTRY_FREE);
+            if protocol::settle_token(&self.token_row, BIT, found) != Ok(false) {
+                return true;
+            }
+        }
+        true
+    }
+
+    /// What the closer does, once.
+    fn close(&self) -> Closed {
+        let is_held = || Ok::<_, Infallible>(self.is_held());
+        let Ok(closed) = protocol::close(&self.generation, OPEN, is_held);
+        if closed == Closed::Free {
+            // SAFETY: writes a word; that nobody reads meanwhile is what loom checks.
+            self.memory.with_mut(|word| unsafe { *word = 1 });
+        }
+        closed
+    }
+
+    /// A hold passes from one row to the other, as in a fork whose parent drops.
+    fn pass(&self, from: usize, to: usize, leave_trace: bool) {
+        self.rows[to].fetch_or(BIT, Ordering::AcqRel);
+        if leave_trace {
+            self.moves.fetch_add(1, Ordering::AcqRel);
+        }
+        self.release(from);
+    }
+}
+
+fn model(run: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(run);
+}
+
+fn take_use_release(block: &Block, row: usize) {
+    if block.take(row) {
+        block.use_memory();
+        block.release(row);
+    }
+}
+
+#[test]
+fn two_takers_against_the_closer() {
+    model(|| {
+        let block = Block::held_by(None);
+        let takers: Vec<_> = (0..2)
+            .map(|row| {
+                let block = Arc::clone(&block);
+                thread::spawn(move || take_use_release(&block, row))
+            })
+            .collect();
+        let closed = block.close();
+        for taker in takers {
+            taker.join().unwrap();
+        }
+        // Nobody is left: if the block is still open, the hint to look again is there.
+        if closed != Closed::Free {
+            assert_eq!(block.dirty.load(Ordering::Acquire), 1);
+            assert_eq!(block.close(), Closed::Free);
+        }
+        assert_eq!(block.generation.load(Ordering::Relaxed), OPEN + 1);
+        assert!(!block.take(0), "nobody takes a closed block");
+    });
+}
+
+#[test]
+fn a_drop_and_a_take_against_the_closer() {
+    model(|| {
+        let block = Block::held_by(Some(0));
+        let holder = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                block.use_memory();
+                block.release(0);
+            })
+        };
+        let taker = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || take_use_release(&block, 1))
+        };
+        let closed = block.close();
+        holder.join().unwrap();
+        taker.join().unwrap();
+        if closed != Closed::Free {
+            assert_eq!(block.close(), Closed::Free);
+        }
+    });
+}
+
+fn holds_that_move(leave_trace: bool) {
+    model(move || {
+        let block = Block::held_by(Some(1));
+        let mover = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                for (from, to) in [(1, 0), (0, 1), (1, 0)] {
+                    block.pass(from, to, leave_trace);
+                }
+                block.use_memory();
+            })
+        };
+        assert_ne!(block.close(), Closed::Free);
+        mover.join().unwrap();
+    });
+}
+
+#[test]
+fn a_hold_that_moves_is_not_overlooked() {
+    holds_that_move(true);
+}
+
+#[test]
+#[should_panic]
+fn a_hold_that_moves_without_a_trace_is_overlooked() {
+    holds_that_move(false);
+}
+
+#[test]
+fn a_token_is_a_hold_from_sender_to_claimer() {
+    model(|| {
+        let block = Block::held_by(Some(1));
+        let sender = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                block.token.store(ENTRY_MAKING, Ordering::Release);
+                protocol::mark_token(&block.token_row, BIT);
+                block.token.store(ENTRY_READY, Ordering::Release);
+                block.release(1);
+            })
+        };
+        let claimer = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                if block.token.load(Ordering::Acquire) != ENTRY_READY {
+                    return;
+                }
+                block.rows[0].fetch_or(BIT, Ordering::AcqRel);
+                block
+                    .token
+                    .compare_exchange(ENTRY_READY, ENTRY_FREE, Ordering::AcqRel, Ordering::Acquire)
+                    .unwrap();
+                block.use_memory();
+                block.release(0);
+            })
+        };
+        let closed = block.close();
+        sender.join().unwrap();
+        claimer.join().unwrap();
+        let is_claimed = block.token.load(Ordering::Acquire) == ENTRY_FREE;
+        assert!(is_claimed || closed != Closed::Free);
+        if closed != Closed::Free {
+            let last = block.close();
+            assert_eq!(last == Closed::Free, is_claimed);
+        }
+    });
+}
