@@ -212,7 +212,10 @@ impl Pool {
         }
         let mut state = self.lock();
         let owned = &mut state.segments[segment];
-        if owned.blocks[block].is_open && owned.closer.close(block)? {
+        // Another thread may have freed it since; and a damaged table may have named a
+        // block that this process never described.
+        let is_open = owned.blocks.get(block).is_some_and(|own| own.is_open);
+        if is_open && owned.closer.close(block)? {
             state.push_free(segment, block);
             let keep_bytes = state.options.keep_bytes;
             if state.recycled_bytes > keep_bytes {
