@@ -119,6 +119,22 @@ impl Block {
     }
 }
 
+impl Block {
+    fn make_token(&self) {
+        self.token.store(ENTRY_MAKING, Ordering::Release);
+        protocol::mark_token(&self.token_row, BIT);
+        self.token.store(ENTRY_READY, Ordering::Release);
+    }
+
+    /// Into row 0.
+    fn claim_token(&self) {
+        self.rows[0].fetch_or(BIT, Ordering::AcqRel);
+        self.token
+            .compare_exchange(ENTRY_READY, ENTRY_FREE, Ordering::AcqRel, Ordering::Acquire)
+            .unwrap();
+    }
+}
+
 fn model(run: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
@@ -215,9 +231,7 @@ fn a_token_is_a_hold_from_sender_to_claimer() {
         let sender = {
             let block = Arc::clone(&block);
             thread::spawn(move || {
-                block.token.store(ENTRY_MAKING, Ordering::Release);
-                protocol::mark_token(&block.token_row, BIT);
-                block.token.store(ENTRY_READY, Ordering::Release);
+                block.make_token();
                 block.release(1);
             })
         };
@@ -227,11 +241,7 @@ fn a_token_is_a_hold_from_sender_to_claimer() {
                 if block.token.load(Ordering::Acquire) != ENTRY_READY {
                     return;
                 }
-                block.rows[0].fetch_or(BIT, Ordering::AcqRel);
-                block
-                    .token
-                    .compare_exchange(ENTRY_READY, ENTRY_FREE, Ordering::AcqRel, Ordering::Acquire)
-                    .unwrap();
+                block.claim_token();
                 block.use_memory();
                 block.release(0);
             })
@@ -245,5 +255,30 @@ fn a_token_is_a_hold_from_sender_to_claimer() {
             let last = block.close();
             assert_eq!(last == Closed::Free, is_claimed);
         }
+    });
+}
+
+#[test]
+fn a_token_that_is_sent_on_is_not_overlooked() {
+    model(|| {
+        let block = Block::held_by(None);
+        // In flight already: its bit is no news to a scan, so the table must be.
+        block.make_token();
+        let relay = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                block.claim_token();
+                block.use_memory();
+                block.make_token();
+                block.release(0);
+            })
+        };
+        assert_ne!(block.close(), Closed::Free);
+        relay.join().unwrap();
+        assert_ne!(block.close(), Closed::Free);
+        block.claim_token();
+        block.use_memory();
+        block.release(0);
+        assert_eq!(block.close(), Closed::Free);
     });
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use shared_numpy_core::error::{Error, Result};
-use shared_numpy_core::layout::Participant;
+use shared_numpy_core::layout::{Participant, TOKEN_ROW};
 use shared_numpy_core::pool::closer::Closer;
 use shared_numpy_core::pool::family::Family;
 use shared_numpy_core::pool::holder::Holder;
@@ -161,14 +161,70 @@ fn tokens_expire() {
 fn a_forked_child_holds_what_its_parent_held() {
     let world = World::new();
     let name = world.allocate(100);
+    let dropped = world.allocate(100);
+    let (parent, holder) = world.attach(0);
+    holder.take(name.block, name.generation).unwrap();
+    holder.take(dropped.block, dropped.generation).unwrap();
+    world.release(name);
+    world.release(dropped);
+    let child = world.family.reserve_for_child(parent).unwrap();
+    holder.segment().copy_row(parent, child, None).unwrap();
+    world.family.declare_dead(parent).unwrap();
+    assert_eq!(
+        world.in_use(),
+        2 * 128,
+        "reserved counts, whatever becomes of the parent"
+    );
+    world.family.adopt(child, parent).unwrap();
+    holder.become_child(child);
+    assert!(holder.release(dropped.block).unwrap());
+    assert_eq!(world.in_use(), 128);
+    world.family.declare_dead(child).unwrap();
+    assert_eq!(world.in_use(), 0);
+}
+
+#[test]
+fn the_owners_child_holds_what_the_owner_held() {
+    let world = World::new();
+    let name = world.allocate(100);
     let child = world.family.reserve_for_child(world.me).unwrap();
     world.pool.copy_rows(child).unwrap();
     world.release(name);
-    assert_ne!(world.in_use(), 0, "reserved counts");
-    world.family.adopt(child, world.me).unwrap();
     assert_ne!(world.in_use(), 0);
+    // The fork failed.
     world.family.declare_dead(child).unwrap();
     assert_eq!(world.in_use(), 0);
+}
+
+#[test]
+fn who_was_declared_dead_takes_nothing() {
+    let world = World::new();
+    let name = world.allocate(100);
+    let (who, other) = world.attach(0);
+    world.family.declare_dead(who).unwrap();
+    let refused = other.take(name.block, name.generation);
+    assert!(matches!(refused.unwrap_err(), Error::NotAllowed(_)));
+    world.family.declare_dead(world.me).unwrap();
+    assert!(world.pool.allocate(1, &mut || true).is_err());
+}
+
+#[test]
+fn a_new_closer_finds_tokens_whose_bit_is_lost() {
+    let world = World::new();
+    let name = world.allocate(100);
+    let (heir, other) = world.attach(0);
+    let mine = world.pool.holder(0).unwrap();
+    let token = mine.make_token(name.block, 0).unwrap();
+    // As if the old closer had been killed after clearing it.
+    let segment = other.segment();
+    let row = segment.layout().row_word(TOKEN_ROW, 0);
+    segment.mapping().store_u64(row, 0).unwrap();
+    world.family.declare_dead(world.me).unwrap();
+    let mut closer = Closer::replace(Arc::clone(segment), heir).unwrap();
+    let mut freed = Vec::new();
+    closer.collect(&mut freed).unwrap();
+    assert_eq!(freed, []);
+    other.claim(token, name.block, name.generation).unwrap();
 }
 
 #[test]

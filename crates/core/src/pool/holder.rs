@@ -77,6 +77,7 @@ impl Holder {
         let me = state.me;
         let local = state.local(block, generation)?;
         if local.count == 0 {
+            self.check_alive(me)?;
             let place = Place::of(block);
             let bits = self.segment.bits(me.slot, place.word)?;
             let now = self.segment.generation(block)?;
@@ -106,6 +107,7 @@ impl Holder {
         let place = Place::of(block);
         let bits = self.segment.bits(me.slot, place.word)?;
         if local.count == 0 {
+            self.check_alive(me)?;
             bits.fetch_or(place.bit, Ordering::AcqRel);
             point("claim.held");
         }
@@ -187,11 +189,29 @@ impl Holder {
         if local.count != 0 {
             return Err(Error::Damaged("a closed block that its owner still uses"));
         }
+        self.check_alive(me)?;
         let place = Place::of(block);
         self.segment
             .bits(me.slot, place.word)?
             .fetch_or(place.bit, Ordering::AcqRel);
         local.hold(generation)
+    }
+
+    /// In a forked child: what the parent held is held by the child's own row, which
+    /// was copied before the fork, and is dropped there.
+    pub fn become_child(&self, child: Participant) {
+        self.lock().me = child;
+    }
+
+    /// Bits of a participant that left, or was declared dead, hold nothing.
+    fn check_alive(&self, me: Participant) -> Result<()> {
+        if self.segment.family().counts(me) {
+            Ok(())
+        } else {
+            Err(Error::NotAllowed(
+                "this process is no member of its family any more: it left, or was taken for dead",
+            ))
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -39,30 +39,14 @@ fn open() -> Result<OwnedFd, Errno> {
             done => return done,
         }
     }
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
     if !feature::is_disabled("o_tmpfile") {
-        // O_EXCL here: the file can never be given a name.
-        match rustix::fs::open(DIRECTORY, flags | OFlags::TMPFILE | OFlags::EXCL, mode) {
+        match unnamed() {
             // Kernels without O_TMPFILE take it for the opening of a directory.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
             done => return done,
         }
     }
-    loop {
-        let mut random = [0_u8; 16];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let path = format!("{DIRECTORY}/snp_{:032x}", u128::from_ne_bytes(random));
-        let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        match rustix::fs::open(path.as_str(), create, mode) {
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
-            Ok(fd) => {
-                rustix::fs::unlink(path.as_str())?;
-                return Ok(fd);
-            }
-        }
-    }
+    unlinked()
 }
 
 fn memfd() -> Result<OwnedFd, Errno> {
@@ -75,6 +59,29 @@ fn memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
+fn unnamed() -> Result<OwnedFd, Errno> {
+    // O_EXCL here: the file can never be given a name.
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE | OFlags::EXCL;
+    rustix::fs::open(DIRECTORY, flags, Mode::RUSR | Mode::WUSR)
+}
+
+fn unlinked() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    loop {
+        let mut random = [0_u8; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let path = format!("{DIRECTORY}/snp_{:032x}", u128::from_ne_bytes(random));
+        match rustix::fs::open(path.as_str(), flags, Mode::RUSR | Mode::WUSR) {
+            Err(Errno::EXIST | Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(fd) => {
+                rustix::fs::unlink(path.as_str())?;
+                return Ok(fd);
+            }
+        }
+    }
+}
+
 /// Fixes the size for ever; `false` where files cannot be sealed.
 ///
 /// # Errors
@@ -83,7 +90,9 @@ fn memfd() -> Result<OwnedFd, Errno> {
 pub fn seal(fd: impl AsFd) -> Result<bool, Errno> {
     match rustix::fs::fcntl_add_seals(fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL) {
         Ok(()) => Ok(true),
-        Err(Errno::INVAL) => Ok(false),
+        // Not a memfd: other file systems know no seals, a plain tmpfs file has the one
+        // that forbids more.
+        Err(Errno::INVAL | Errno::PERM) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
@@ -141,5 +150,51 @@ pub fn punch(fd: impl AsFd, offset_bytes: u64, len_bytes: u64) -> Result<u64, Er
             Err(errno) => return Err(errno),
             Ok(()) => return Ok(end - begin),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_gives_memory_without_a_name() {
+        for (way, can_seal) in [
+            (memfd as fn() -> Result<OwnedFd, Errno>, true),
+            (unnamed, false),
+            (unlinked, false),
+        ] {
+            let fd = way().unwrap();
+            shm::set_len(&fd, 3 << 20).unwrap();
+            assert_eq!(seal(&fd), Ok(can_seal));
+            commit(&fd, 1 << 20, 1 << 20, &mut || true).unwrap();
+            let status = shm::status(&fd).unwrap();
+            assert_eq!(
+                (status.size_bytes, status.committed_bytes),
+                (3 << 20, 1 << 20)
+            );
+            // Whole pages inside the range only.
+            let page = rustix::param::page_size() as u64;
+            assert_eq!(punch(&fd, (1 << 20) + 1, 2 * page), Ok(page));
+            assert_eq!(shm::status(&fd).unwrap().committed_bytes, (1 << 20) - page);
+            if can_seal {
+                assert_eq!(shm::set_len(&fd, 1), Err(Errno::PERM));
+            }
+            let stat = rustix::fs::fstat(&fd).unwrap();
+            assert_eq!(stat.st_nlink, 0);
+        }
+    }
+
+    #[test]
+    fn a_commit_can_be_stopped_between_steps() {
+        let fd = create(16 << 20).unwrap();
+        let mut steps = 0;
+        let stopped = commit(&fd, 0, 16 << 20, &mut || {
+            steps += 1;
+            steps < 2
+        });
+        assert_eq!(stopped, Err(Errno::CANCELED));
+        let status = shm::status(&fd).unwrap();
+        assert_eq!(status.committed_bytes, 2 * RESERVE_STEP_BYTES);
     }
 }
