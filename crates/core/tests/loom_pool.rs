@@ -225,6 +225,25 @@ fn a_hold_that_moves_without_a_trace_is_overlooked() {
 }
 
 #[test]
+fn a_block_that_is_held_can_be_taken() {
+    model(|| {
+        let block = Block::held_by(Some(1));
+        let holder = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                for (from, to) in [(1, 0), (0, 1), (1, 0)] {
+                    assert!(block.take(to), "stale, though row {from} holds it");
+                    block.release(from);
+                }
+                block.use_memory();
+            })
+        };
+        assert_eq!(block.close(), Closed::Held);
+        holder.join().unwrap();
+    });
+}
+
+#[test]
 fn a_token_is_a_hold_from_sender_to_claimer() {
     model(|| {
         let block = Block::held_by(Some(1));

@@ -228,6 +228,26 @@ fn a_new_closer_finds_tokens_whose_bit_is_lost() {
 }
 
 #[test]
+fn a_parent_that_could_not_count_its_child_keeps_all() {
+    let world = World::new();
+    let name = world.allocate(100);
+    world.pool.holder(0).unwrap().pin();
+    world.release(name);
+    assert_ne!(world.in_use(), 0);
+    let (_who, other) = world.attach(0);
+    assert!(other.take(name.block, name.generation).is_ok());
+}
+
+#[test]
+fn a_row_is_registered_once() {
+    let world = World::new();
+    world.allocate(100);
+    let segment = world.pool.holder(0).unwrap();
+    let again = segment.segment().register_row(world.me, None);
+    assert!(matches!(again.unwrap_err(), Error::NotAllowed(_)));
+}
+
+#[test]
 fn an_orphaned_pool_is_closed_by_who_replaces_its_owner() {
     let world = World::new();
     let (heir, other) = {
@@ -236,6 +256,7 @@ fn an_orphaned_pool_is_closed_by_who_replaces_its_owner() {
     };
     let held = world.allocate(100);
     let lost = world.allocate(100);
+    let large = world.allocate(100_000);
     other.take(held.block, held.generation).unwrap();
     assert!(Closer::replace(Arc::clone(other.segment()), heir).is_err());
     world.family.declare_dead(world.me).unwrap();
@@ -246,6 +267,10 @@ fn an_orphaned_pool_is_closed_by_who_replaces_its_owner() {
     assert_eq!(closer.blocks_left().unwrap(), 1);
     other.release(held.block).unwrap();
     closer.collect(&mut freed).unwrap();
+    let fd = world.pool.segment_fd(0).unwrap();
+    // Blocks smaller than a page give nothing back by themselves.
+    let pages = closer.give_back(&freed, &fd).unwrap();
+    assert_eq!(pages, large.size_bytes as u64);
     assert_eq!(
         freed.iter().filter(|&&block| block == held.block).count(),
         1

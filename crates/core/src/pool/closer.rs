@@ -7,6 +7,7 @@
 //! What a closer remembers is private, and a new closer needs none of it.
 
 use core::mem::offset_of;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::protocol::{self, Closed};
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::{Participant, PoolHeader, TOKEN_ROW, WORD_BITS};
 use crate::sync::Ordering;
+use crate::sys::anon;
 
 /// How often one look at a block starts over because a token's bit was cleared.
 const TOKEN_TRIES: usize = 4;
@@ -134,6 +136,24 @@ impl Closer {
         }
         // Closed by somebody before us, in whose time a take may have succeeded.
         Ok(self.reported.is_some() && !self.is_held(block)?)
+    }
+
+    /// Gives the pages of blocks that [`Closer::collect`] reported back to the system;
+    /// how many bytes. For who replaced an owner: nobody uses these blocks again. Places
+    /// come from the shared table, checked against the segment.
+    ///
+    /// # Errors
+    ///
+    /// The system's; [`Error::Damaged`] for a block outside the segment.
+    pub fn give_back(&self, freed: &[usize], fd: impl AsFd) -> Result<u64> {
+        let mut bytes = 0;
+        for &block in freed {
+            let info = self.segment.block(block)?;
+            bytes += anon::punch(&fd, info.offset_bytes as u64, info.size_bytes as u64)
+                .map_err(|errno| Error::os("give back shared memory", "", errno))?;
+            point("trim.punched");
+        }
+        Ok(bytes)
     }
 
     /// The segment.

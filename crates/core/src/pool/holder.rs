@@ -36,7 +36,8 @@ struct Local {
 }
 
 impl Holder {
-    /// For a process whose row in `segment` is registered.
+    /// For a process whose row in `segment` is registered. One for each process and
+    /// segment: a second one would clear bits that the first still counts on.
     ///
     /// # Errors
     ///
@@ -195,6 +196,16 @@ impl Holder {
             .bits(me.slot, place.word)?
             .fetch_or(place.bit, Ordering::AcqRel);
         local.hold(generation)
+    }
+
+    /// Holds everything that this process holds once more, and for good: for a parent
+    /// whose forked child could not be counted. Allocates nothing.
+    pub fn pin(&self) {
+        for local in &mut self.lock().held {
+            if local.count > 0 {
+                local.count = local.count.saturating_add(1);
+            }
+        }
     }
 
     /// In a forked child: what the parent held is held by the child's own row, which

@@ -12,9 +12,12 @@
 //! ```
 //!
 //! Orderings. The two sequentially consistent fences decide between take and close:
-//! each side writes one word and then reads the other's. Bits are cleared with
-//! release and read with acquire, so that who sees a hold gone also sees the trace
-//! of where it went (`moves`, a token's bit), which was written before.
+//! each side writes one word and then reads the other's. Everything else is release
+//! and acquire: bits are cleared with release and read with acquire, so that who sees
+//! a hold gone also sees the trace of where it went (`moves`, a token's bit), which was
+//! written before. Maker and closer meet on the word with the token's bit: whichever
+//! comes second sees what the first did before. The model fails when any of these is
+//! taken away.
 
 use crate::fault::point;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -75,7 +78,6 @@ pub fn scan<T, E>(
     for _ in 0..SCAN_TRIES {
         let before = moves.load(Ordering::Acquire);
         let seen = read()?;
-        fence(Ordering::SeqCst);
         if moves.load(Ordering::Acquire) == before {
             return Ok(Some(seen));
         }
@@ -139,7 +141,6 @@ pub fn settle_token<E>(
     }
     token_bits.fetch_and(!bit, Ordering::AcqRel);
     point("tokens.cleared");
-    fence(Ordering::SeqCst);
     let again = found();
     if !matches!(again, Ok(false)) {
         token_bits.fetch_or(bit, Ordering::AcqRel);

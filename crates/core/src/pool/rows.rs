@@ -30,8 +30,14 @@ impl PoolSegment {
     /// # Errors
     ///
     /// Those of committing: no memory, or without `fd` a kernel before 5.14.
+    /// [`Error::NotAllowed`] when it is registered already: emptying it once more would
+    /// take away what the process holds.
     pub fn register_row(&self, me: Participant, fd: Option<BorrowedFd<'_>>) -> Result<()> {
-        self.check_slot(me)?;
+        if self.is_registered(me)? {
+            return Err(Error::NotAllowed(
+                "this process attached the segment already",
+            ));
+        }
         self.commit_row(me.slot, fd)?;
         point("attach.committed");
         self.abandon_tokens(me.slot, |_| Ok(true))?;

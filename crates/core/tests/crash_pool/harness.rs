@@ -241,21 +241,20 @@ impl Survivor {
         is_filled(holder.segment(), name.offset_bytes, name.size_bytes, seed)
     }
 
-    /// What the tracker will do when a process ended: declare dead what was its own.
-    /// With `also_reserved` slots that no process has made its own, too: only when
-    /// nobody else is joining or forking.
-    pub(crate) fn bury(&self, pid: u64, also_reserved: bool) {
+    /// What the tracker will do when the process `pid` ended: declare dead what was its
+    /// own. `None`: every other process has ended (their common pipe is closed), also
+    /// those that had a slot reserved.
+    pub(crate) fn bury(&self, pid: Option<u64>) {
         for slot in 0..SLOTS {
             let found = self.family.slot(slot).unwrap();
             let who = Participant {
                 slot,
                 generation: found.generation,
             };
-            let is_its = match found.state {
+            let is_its = match pid {
                 // A slot that is being left has no identity any more.
-                LIVE => self.family.identity(who).is_ok_and(|its| its.pid == pid),
-                RESERVED => also_reserved,
-                _ => false,
+                Some(pid) => self.family.identity(who).is_ok_and(|its| its.pid == pid),
+                None => matches!(found.state, LIVE | RESERVED) && who != self.me,
             };
             if is_its {
                 self.family.declare_dead(who).unwrap();
@@ -263,9 +262,9 @@ impl Survivor {
         }
     }
 
-    /// Buries and recovers; afterwards the survivor is the only participant.
-    pub(crate) fn recover(&self, pid: u64, segments: &[Arc<PoolSegment>]) {
-        self.bury(pid, true);
+    /// Buries and recovers all others.
+    pub(crate) fn recover(&self, segments: &[Arc<PoolSegment>]) {
+        self.bury(None);
         recover_all(&self.family, self.me, segments).unwrap();
         let violations = inspect::verify_family(&self.family).unwrap();
         assert!(violations.is_empty(), "{violations:?}");

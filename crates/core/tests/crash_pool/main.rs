@@ -53,7 +53,7 @@ fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
     survivor.pool.collect().unwrap();
     assert!(survivor.is_intact(kept, 1) && survivor.is_intact(sent, 2));
     assert!(inspect::verify(&segment).unwrap().is_empty());
-    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    survivor.recover(&[Arc::clone(&segment)]);
     survivor.pool.collect().unwrap();
     survivor.verify(&segment);
 
@@ -93,13 +93,13 @@ fn die_as_owner(point: &str) -> bool {
             Ok(segment) => Arc::new(segment),
             // It never became a segment: it goes with its descriptor.
             Err(_) => {
-                survivor.recover(child.pid(), &[]);
+                survivor.recover(&[]);
                 return was_killed;
             }
         },
     };
     assert!(inspect::verify(&segment).unwrap().is_empty());
-    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    survivor.recover(&[Arc::clone(&segment)]);
     let mut closer = survivor.inherit(&segment);
     if let Some((holder, info)) = held {
         let is_intact = is_filled(&segment, info.offset_bytes, info.size_bytes, 7);
@@ -128,14 +128,17 @@ fn die_as_heir(point: &str) -> bool {
         .collect();
     let segment_fd = pool.segment_fd(0).unwrap();
     let holder: Holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
-    holder.take(names[1].block, names[1].generation).unwrap();
+    let info = holder.take(names[1].block, names[1].generation).unwrap();
+    harness::fill(holder.segment(), info.offset_bytes, info.size_bytes, 3);
     survivor.family.declare_dead(owner).unwrap();
     let mut child = Peer::start("heir", Some(point), &survivor.family_fd, &segment_fd, &[]);
     let was_killed = child.ended_by_kill();
     let segment = Arc::clone(holder.segment());
-    survivor.recover(child.pid(), &[Arc::clone(&segment)]);
+    survivor.recover(&[Arc::clone(&segment)]);
     let mut closer = survivor.inherit(&segment);
     assert_eq!(closer.blocks_left().unwrap(), 1);
+    let is_intact = is_filled(&segment, info.offset_bytes, info.size_bytes, 3);
+    assert!(is_intact, "given back though held");
     holder.release(names[1].block).unwrap();
     closer.collect(&mut Vec::new()).unwrap();
     assert_eq!(closer.blocks_left().unwrap(), 0);

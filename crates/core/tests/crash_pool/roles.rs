@@ -70,17 +70,39 @@ fn member(family: &Arc<Family>) {
     family.declare_dead(me).unwrap();
 }
 
-/// Counts a child, and is that child as well.
+/// Counts a child, forks it, and drops what it held: the child goes on with it.
 fn forker(family: &Arc<Family>) {
     let me = family.join().unwrap();
     let fd = inherited(SEGMENT_FD);
     let holder = attach(family, &fd, me);
     let (block, generation, token) = offer();
-    holder.claim(token, block, generation).unwrap();
+    let info = holder.claim(token, block, generation).unwrap();
     let child = family.reserve_for_child(me).unwrap();
     holder.segment().copy_row(me, child, None).unwrap();
+    // SAFETY: the child only works on shared words, reads `/proc` without allocating, and
+    // ends by `_exit` or abort: nothing that another thread may have left half done.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let is_good = family.adopt(child, me).is_ok() && {
+            holder.become_child(child);
+            // The parent's hold is gone or not: ours keeps the memory.
+            is_filled(holder.segment(), info.offset_bytes, info.size_bytes, 2)
+                && holder.release(block) == Ok(true)
+                && family.declare_dead(child) == Ok(true)
+        };
+        // SAFETY: ends the process at once; no destructor has to run.
+        unsafe { libc::_exit(i32::from(!is_good)) };
+    }
     holder.release(block).unwrap();
-    family.adopt(child, me).unwrap();
+    let mut status = 0;
+    // SAFETY: waits for our own child and writes into a local.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    if libc::WIFSIGNALED(status) {
+        // It died at the fault point: so that the survivor hears of it.
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+            .unwrap();
+    }
+    assert_eq!(status, 0);
 }
 
 /// Owns the segment, whose file the parent made.
@@ -166,7 +188,9 @@ fn heir(family: &Arc<Family>) {
     let fd = inherited(SEGMENT_FD);
     let holder = attach(family, &fd, me);
     let mut closer = Closer::replace(Arc::clone(holder.segment()), me).unwrap();
-    closer.collect(&mut Vec::new()).unwrap();
+    let mut freed = Vec::new();
+    closer.collect(&mut freed).unwrap();
+    closer.give_back(&freed, &fd).unwrap();
 }
 
 /// Receives blocks by token, checks them, keeps some, sends some back.

@@ -127,7 +127,7 @@ impl Soak {
         let mut old = std::mem::replace(&mut self.children[at], new);
         old.peer.kill();
         assert!(old.peer.ended_by_kill(), "it ended by itself");
-        self.survivor.bury(old.peer.pid(), false);
+        self.survivor.bury(Some(old.peer.pid()));
         let segments = [Arc::clone(self.holder.segment())];
         let survivor = &self.survivor;
         shared_numpy_core::recover::recover_all(&survivor.family, survivor.me, &segments).unwrap();
@@ -146,17 +146,12 @@ impl Soak {
     }
 
     fn end(mut self) {
-        let mut pids = Vec::new();
         for child in &mut self.children {
             child.peer.kill();
             child.peer.ended_by_kill();
-            pids.push(child.peer.pid());
-        }
-        for pid in pids {
-            self.survivor.bury(pid, true);
         }
         let segment = Arc::clone(self.holder.segment());
-        self.survivor.recover(u64::MAX, &[Arc::clone(&segment)]);
+        self.survivor.recover(&[Arc::clone(&segment)]);
         segment.expire_tokens(|_| true).unwrap();
         self.survivor.pool.collect().unwrap();
         self.survivor.verify(&segment);
