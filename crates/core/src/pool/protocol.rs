@@ -78,7 +78,8 @@ pub fn scan<T, E>(
     for _ in 0..SCAN_TRIES {
         let before = moves.load(Ordering::Acquire);
         let seen = read()?;
-        if moves.load(Ordering::Acquire) == before {
+        // Relaxed: it follows what `read` acquired, and cannot be older than that.
+        if moves.load(Ordering::Relaxed) == before {
             return Ok(Some(seen));
         }
     }
