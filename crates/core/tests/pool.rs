@@ -279,15 +279,41 @@ fn an_orphaned_pool_is_closed_by_who_replaces_its_owner() {
 }
 
 #[test]
-fn large_blocks_are_page_aligned_and_have_their_own_segment() {
-    let world = World::with(PoolOptions::default());
-    let large = world.allocate(40 << 20);
-    assert_eq!(large.offset_bytes % 4096, 0);
+fn large_blocks_are_page_aligned_and_the_largest_have_their_own_segment() {
+    let world = World::with(PoolOptions {
+        own_segment_above_bytes: 2 << 20,
+        ..PoolOptions::default()
+    });
     let small = world.allocate(1);
     assert_eq!(small.offset_bytes % 64, 0);
-    assert_ne!(large.segment, small.segment);
-    world.release(large);
-    assert_eq!(world.allocate(40 << 20).block, large.block);
+    let large = world.allocate(1 << 20);
+    assert_eq!(
+        (large.offset_bytes % 4096, large.segment),
+        (0, small.segment)
+    );
+    let largest = world.allocate(3 << 20);
+    assert_eq!(largest.offset_bytes % 4096, 0);
+    assert_ne!(largest.segment, small.segment);
+    world.release(largest);
+    let again = world.allocate(3 << 20);
+    assert_eq!(
+        (again.segment, again.block),
+        (largest.segment, largest.block)
+    );
+}
+
+#[test]
+fn many_large_blocks_need_few_descriptors() {
+    let world = World::with(PoolOptions {
+        first_segment_bytes: 1 << 20,
+        ..PoolOptions::default()
+    });
+    let mut names: Vec<_> = (0..40).map(|_| world.allocate(1 << 20)).collect();
+    assert!(world.pool.stats().segments <= 4);
+    names.drain(..).for_each(|name| world.release(name));
+    // A block that is larger than a segment's turn makes a segment that has room.
+    world.allocate(100 << 20);
+    assert!(world.pool.stats().segments <= 5);
 }
 
 #[test]

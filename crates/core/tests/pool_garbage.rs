@@ -75,8 +75,8 @@ fn world() -> World {
     let family = Arc::new(family);
     let me = family.join().unwrap();
     let options = PoolOptions {
-        // Too small for the block below, which thus has a small segment of its own.
-        first_segment_bytes: 4096,
+        // So that the block below has a small segment of its own.
+        own_segment_above_bytes: 4096,
         ..PoolOptions::default()
     };
     let pool = Pool::new(Arc::clone(&family), me, options);

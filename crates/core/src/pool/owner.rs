@@ -10,6 +10,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
+
 use super::classes::{self, CLASSES};
 use super::family::Family;
 use super::holder::Holder;
@@ -22,8 +24,11 @@ use crate::sys::anon;
 pub const FIRST_SEGMENT_BYTES: u64 = 64 << 20;
 /// Data of the largest segment of a chain, in bytes.
 pub const LARGEST_SEGMENT_BYTES: u64 = 1 << 30;
-/// Blocks larger than this have a segment of their own.
-pub const OWN_SEGMENT_ABOVE_BYTES: u64 = 16 << 20;
+/// Blocks larger than this have a segment of their own. Each segment costs its owner a
+/// descriptor, so this is large: a chain holds gigabytes in a handful.
+pub const OWN_SEGMENT_ABOVE_BYTES: u64 = LARGEST_SEGMENT_BYTES / 4;
+/// A new segment of a chain has room for so many blocks like the one it is made for.
+const ROOM_FOR_BLOCKS: u64 = 4;
 /// How much free memory a pool keeps for recycling, in bytes.
 pub const KEEP_BYTES: u64 = 256 << 20;
 
@@ -49,6 +54,8 @@ pub struct PoolOptions {
     pub limit: Limit,
     /// Data of the first segment, in bytes.
     pub first_segment_bytes: u64,
+    /// Blocks larger than this have a segment of their own, in bytes.
+    pub own_segment_above_bytes: u64,
     /// Free memory above this is given back, in bytes.
     pub keep_bytes: u64,
 }
@@ -62,6 +69,7 @@ impl Default for PoolOptions {
             }),
             limit: Box::new(|_| Ok(())),
             first_segment_bytes: FIRST_SEGMENT_BYTES,
+            own_segment_above_bytes: OWN_SEGMENT_ABOVE_BYTES,
             keep_bytes: KEEP_BYTES,
         }
     }
@@ -365,39 +373,68 @@ impl State {
     ) -> Result<(usize, usize)> {
         let size = classes::class_bytes(class);
         (self.options.limit)(size)?;
-        let is_single = size > OWN_SEGMENT_ABOVE_BYTES.min(self.options.first_segment_bytes / 2);
+        let is_single = size > self.options.own_segment_above_bytes;
         if !is_single
             && let Some(current) = self.current
             && let Some(block) = self.segments[current].carve(class, keep_going)?
         {
             return Ok((current, block));
         }
-        let number = self.segments.len();
-        let plan = if is_single {
-            Plan {
-                number: number as u64,
-                blocks: SINGLE_BLOCKS,
-                tokens: SINGLE_TOKENS,
-                data_bytes: size,
-            }
+        let mut owned = if is_single {
+            self.create(SINGLE_BLOCKS, SINGLE_TOKENS, size, family, me)?
         } else {
-            Plan {
-                number: number as u64,
-                blocks: BLOCKS_MAX,
-                tokens: CHAIN_TOKENS,
-                data_bytes: self.next_segment_bytes,
-            }
+            self.create_in_chain(size, family, me)?
         };
-        let fd = (self.options.source)(plan.size_bytes()?)?;
-        let mut owned = Owned::create(fd, plan, family, me)?;
         let block = owned.carve(class, keep_going)?;
+        let number = self.segments.len();
         self.segments.push(owned);
         if !is_single {
             self.current = Some(number);
-            self.next_segment_bytes = (self.next_segment_bytes * 2).min(LARGEST_SEGMENT_BYTES);
         }
         let block = block.ok_or(Error::Damaged("a new segment without room"))?;
         Ok((number, block))
+    }
+
+    /// Makes the chain's next segment, for blocks of `size` bytes: as large as is its turn,
+    /// or smaller where the address space (`ulimit -v`) has no room for that.
+    fn create_in_chain(
+        &mut self,
+        size: u64,
+        family: &Arc<Family>,
+        me: Participant,
+    ) -> Result<Owned> {
+        let wanted = self.next_segment_bytes.max(size * ROOM_FOR_BLOCKS);
+        let mut data_bytes = wanted.min(LARGEST_SEGMENT_BYTES).max(size);
+        loop {
+            match self.create(BLOCKS_MAX, CHAIN_TOKENS, data_bytes, family, me) {
+                Err(error) if error.errno() == Some(Errno::NOMEM) && data_bytes / 2 >= size => {
+                    data_bytes /= 2;
+                }
+                Err(error) => return Err(error),
+                Ok(owned) => {
+                    self.next_segment_bytes = (data_bytes * 2).min(LARGEST_SEGMENT_BYTES);
+                    return Ok(owned);
+                }
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        blocks: u64,
+        tokens: u64,
+        data_bytes: u64,
+        family: &Arc<Family>,
+        me: Participant,
+    ) -> Result<Owned> {
+        let plan = Plan {
+            number: self.segments.len() as u64,
+            blocks,
+            tokens,
+            data_bytes,
+        };
+        let fd = (self.options.source)(plan.size_bytes()?)?;
+        Owned::create(fd, plan, family, me)
     }
 
     /// Punches free blocks, the largest first, until no more than `keep_bytes` are free
