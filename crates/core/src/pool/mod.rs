@@ -8,8 +8,10 @@
 //! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
 //! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
-//! `owned` and [`owner`] (allocating).
+//! `owned`, `chain` and [`owner`] (allocating).
 
+#[cfg(not(loom))]
+mod chain;
 #[cfg(not(loom))]
 pub mod classes;
 #[cfg(not(loom))]

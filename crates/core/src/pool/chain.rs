@@ -1,0 +1,225 @@
+//! The chain of a pool's segments and its free lists: what the pool's lock guards.
+//!
+//! Guarantees: memory that is free is offered before any is added, last freed first
+//! (its pages are mapped and warm); a free block is on exactly one list; private to
+//! the owner, so nobody can corrupt it, and gone with it.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::classes::{self, CLASSES};
+use super::family::Family;
+use super::owned::{Owned, Plan};
+use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
+use crate::error::{Error, Result};
+use crate::layout::{BLOCKS_MAX, Participant};
+
+/// A new segment of a chain has room for so many blocks like the one it is made for.
+const ROOM_FOR_BLOCKS: u64 = 4;
+/// Blocks up to so many classes larger are taken before new memory is.
+const LARGER_CLASSES: usize = 2;
+/// The pool looks for blocks that others dropped when a list is empty, and anyway
+/// once in this many allocations.
+const COLLECT_EVERY: u32 = 32;
+const CHAIN_TOKENS: u64 = 8192;
+const SINGLE_TOKENS: u64 = 1024;
+const SINGLE_BLOCKS: u64 = 64;
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) options: PoolOptions,
+    pub(super) segments: Vec<Owned>,
+    /// The segment of the chain that is being carved.
+    current: Option<usize>,
+    next_segment_bytes: u64,
+    /// Closed blocks by class: segment, block.
+    free: Vec<Vec<(usize, usize)>>,
+    /// Free memory that is committed.
+    pub(super) recycled_bytes: u64,
+    until_collect: u32,
+    scratch: Vec<usize>,
+}
+
+impl Chain {
+    pub(super) fn new(options: PoolOptions) -> Self {
+        Chain {
+            segments: Vec::new(),
+            current: None,
+            next_segment_bytes: options.first_segment_bytes,
+            free: vec![Vec::new(); CLASSES],
+            recycled_bytes: 0,
+            until_collect: COLLECT_EVERY,
+            scratch: Vec::new(),
+            options,
+        }
+    }
+
+    /// A block of at least this class, closed and not yet committed if it was given
+    /// back: one that is free, or a new one.
+    pub(super) fn find(
+        &mut self,
+        class: usize,
+        family: &Arc<Family>,
+        me: Participant,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<(usize, usize)> {
+        self.until_collect -= 1;
+        if self.until_collect == 0 {
+            self.collect()?;
+        }
+        if let Some(found) = self.pop_free(class) {
+            return Ok(found);
+        }
+        self.collect()?;
+        match self.pop_free(class) {
+            Some(found) => Ok(found),
+            None => self.grow(class, family, me, keep_going),
+        }
+    }
+
+    fn pop_free(&mut self, class: usize) -> Option<(usize, usize)> {
+        let last = (class + LARGER_CLASSES).min(CLASSES - 1);
+        for class in class..=last {
+            if let Some((segment, block)) = self.free[class].pop() {
+                if !self.segments[segment].blocks[block].is_punched {
+                    self.recycled_bytes -= classes::class_bytes(class);
+                }
+                return Some((segment, block));
+            }
+        }
+        None
+    }
+
+    pub(super) fn push_free(&mut self, segment: usize, block: usize) {
+        let own = &mut self.segments[segment].blocks[block];
+        own.is_open = false;
+        let class = usize::from(own.class);
+        if !own.is_punched {
+            self.recycled_bytes += classes::class_bytes(class);
+        }
+        self.free[class].push((segment, block));
+    }
+
+    pub(super) fn collect(&mut self) -> Result<()> {
+        self.until_collect = COLLECT_EVERY;
+        for segment in 0..self.segments.len() {
+            let mut freed = std::mem::take(&mut self.scratch);
+            freed.clear();
+            let owned = &mut self.segments[segment];
+            let result = owned.closer.collect(&mut freed);
+            for &block in &freed {
+                // The table may name more blocks than this process described: garbage.
+                let is_ours = self.segments[segment]
+                    .blocks
+                    .get(block)
+                    .is_some_and(|own| own.is_open);
+                if is_ours {
+                    self.push_free(segment, block);
+                }
+            }
+            self.scratch = freed;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Makes a new block: in the current segment, or in a new one.
+    fn grow(
+        &mut self,
+        class: usize,
+        family: &Arc<Family>,
+        me: Participant,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<(usize, usize)> {
+        let size = classes::class_bytes(class);
+        (self.options.limit)(size)?;
+        let is_single = size > self.options.own_segment_above_bytes;
+        if !is_single
+            && let Some(current) = self.current
+            && let Some(block) = self.segments[current].carve(class, keep_going)?
+        {
+            return Ok((current, block));
+        }
+        let mut owned = if is_single {
+            self.create(SINGLE_BLOCKS, SINGLE_TOKENS, size, family, me)?
+        } else {
+            self.create_in_chain(size, family, me)?
+        };
+        let block = owned.carve(class, keep_going)?;
+        let number = self.segments.len();
+        self.segments.push(owned);
+        if !is_single {
+            self.current = Some(number);
+        }
+        let block = block.ok_or(Error::Damaged("a new segment without room"))?;
+        Ok((number, block))
+    }
+
+    /// Makes the chain's next segment, for blocks of `size` bytes: as large as is its turn,
+    /// or smaller where the address space (`ulimit -v`) has no room for that.
+    fn create_in_chain(
+        &mut self,
+        size: u64,
+        family: &Arc<Family>,
+        me: Participant,
+    ) -> Result<Owned> {
+        let wanted = self.next_segment_bytes.max(size * ROOM_FOR_BLOCKS);
+        let mut data_bytes = wanted.min(LARGEST_SEGMENT_BYTES).max(size);
+        loop {
+            match self.create(BLOCKS_MAX, CHAIN_TOKENS, data_bytes, family, me) {
+                Err(error) if error.errno() == Some(Errno::NOMEM) && data_bytes / 2 >= size => {
+                    data_bytes /= 2;
+                }
+                Err(error) => return Err(error),
+                Ok(owned) => {
+                    self.next_segment_bytes = (data_bytes * 2).min(LARGEST_SEGMENT_BYTES);
+                    return Ok(owned);
+                }
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        blocks: u64,
+        tokens: u64,
+        data_bytes: u64,
+        family: &Arc<Family>,
+        me: Participant,
+    ) -> Result<Owned> {
+        let plan = Plan {
+            number: self.segments.len() as u64,
+            blocks,
+            tokens,
+            data_bytes,
+        };
+        let fd = (self.options.source)(plan.size_bytes()?)?;
+        Owned::create(fd, plan, family, me)
+    }
+
+    /// Punches free blocks, the largest first, until no more than `keep_bytes` are free
+    /// and committed; how many bytes went.
+    pub(super) fn trim_to(&mut self, keep_bytes: u64) -> Result<u64> {
+        let mut given_back = 0;
+        for class in (0..CLASSES).rev() {
+            let size = classes::class_bytes(class);
+            // Smaller blocks share pages with others.
+            if size < 4096 || self.recycled_bytes <= keep_bytes {
+                break;
+            }
+            // The oldest first: the others are warm.
+            for at in 0..self.free[class].len() {
+                let (segment, block) = self.free[class][at];
+                if self.recycled_bytes <= keep_bytes {
+                    break;
+                }
+                if !self.segments[segment].blocks[block].is_punched {
+                    self.recycled_bytes -= size;
+                    given_back += self.segments[segment].punch(block)?;
+                }
+            }
+        }
+        Ok(given_back)
+    }
+}
