@@ -196,6 +196,34 @@ fn a_drop_and_a_take_against_the_closer() {
     });
 }
 
+#[test]
+fn an_heir_sees_who_took_while_the_closer_died() {
+    model(|| {
+        let block = Block::held_by(None);
+        let taker = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || take_use_release(&block, 0))
+        };
+        let dead = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                // Killed right after the bump of a close.
+                block.generation.store(OPEN + 1, Ordering::Release);
+            })
+        };
+        // Somebody looked and found the block closed.
+        if block.generation.load(Ordering::Acquire) != OPEN {
+            let is_free = protocol::is_free_since(|| Ok::<_, Infallible>(block.is_held()));
+            if is_free == Ok(true) {
+                // SAFETY: writes a word; that nobody reads meanwhile is what loom checks.
+                block.memory.with_mut(|word| unsafe { *word = 1 });
+            }
+        }
+        taker.join().unwrap();
+        dead.join().unwrap();
+    });
+}
+
 fn holds_that_move(leave_trace: bool) {
     model(move || {
         let block = Block::held_by(Some(1));

@@ -135,7 +135,7 @@ impl Closer {
             return Ok(closed == Closed::Free);
         }
         // Closed by somebody before us, in whose time a take may have succeeded.
-        Ok(self.reported.is_some() && !self.is_held(block)?)
+        Ok(self.reported.is_some() && protocol::is_free_since(|| self.is_held(block))?)
     }
 
     /// Gives the pages of blocks that [`Closer::collect`] reported back to the system;

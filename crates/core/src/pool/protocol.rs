@@ -47,8 +47,8 @@ pub fn take(
     let is_good = is_open(expected) && generation.load(Ordering::Acquire) == expected;
     if is_good {
         // The trace for scans: before the hold that this one follows can go.
-        moves.fetch_add(1, Ordering::AcqRel);
         point("take.checked");
+        moves.fetch_add(1, Ordering::AcqRel);
     }
     is_good
 }
@@ -71,6 +71,10 @@ pub fn release(bits: &AtomicU64, bit: u64, dirty: &AtomicU64, dirty_bit: u64) {
 ///
 /// `read` reads all rows that count and then the tokens' row, each with acquire.
 /// `None` when holds kept moving; the caller looks again later.
+///
+/// # Errors
+///
+/// Those of `read`.
 pub fn scan<T, E>(
     moves: &AtomicU64,
     mut read: impl FnMut() -> Result<T, E>,
@@ -100,6 +104,10 @@ pub enum Closed {
 /// Closes a block of generation `open`, unless it is held. For its closer only.
 ///
 /// `is_held` is a whole [`scan`] that answers `true` when in doubt.
+///
+/// # Errors
+///
+/// Those of `is_held`; the block is open then.
 pub fn close<E>(
     generation: &AtomicU64,
     open: u64,
@@ -123,6 +131,19 @@ pub fn close<E>(
     held.map(|_| Closed::Undone)
 }
 
+/// Whether a block is free that the caller found closed: for a new closer, whose
+/// predecessor may have died between its bump and its fence.
+///
+/// # Errors
+///
+/// Those of `is_held`, a whole [`scan`] that answers `true` when in doubt.
+pub fn is_free_since<E>(is_held: impl FnOnce() -> Result<bool, E>) -> Result<bool, E> {
+    // Stands in for the fence of the dead: a take that read the number from before the
+    // bump has its fence, and so its bit, before this.
+    fence(Ordering::SeqCst);
+    is_held().map(|held| !held)
+}
+
 /// Says in the tokens' row that a token may hold the block. For makers: after the
 /// entry names the block, before it is ready.
 pub fn mark_token(token_bits: &AtomicU64, bit: u64) {
@@ -132,6 +153,10 @@ pub fn mark_token(token_bits: &AtomicU64, bit: u64) {
 
 /// Whether a token holds the block, by the table (`found`); clears the bit if not.
 /// For the closer only, which scans anew after `false`.
+///
+/// # Errors
+///
+/// Those of `found`.
 pub fn settle_token<E>(
     token_bits: &AtomicU64,
     bit: u64,
