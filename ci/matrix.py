@@ -97,7 +97,8 @@ def wheel_tally(job):
 
 def rust_job():
     """All crates but the extension module, which can only be tested from Python."""
-    command = ["cargo", "test", "-q", "--locked", "--workspace", "--exclude", "shared-numpy-python"]
+    command = ["cargo", "test", "-q", "--locked", "--workspace", "--exclude", "shared-numpy-python",
+               "--features", "shared-numpy-core/fault"]
     return jobs.Job("rust", command, ROOT, dict(os.environ, PYO3_NO_PYTHON="1"), os.path.join(LOGS, "rust.log"), RUST_LIMIT_S)
 
 
