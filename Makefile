@@ -43,6 +43,12 @@ demo: demo-venv  ## The examples, on the oldest CPython found
 bench: venvs  ## Measurements against the standard library, on 3.11 and the newest
 	@"$(PY)" ci/bench.py
 
+loom: need-cargo  ## Every interleaving of the pools' take, drop and close (about 15 s after the build)
+	RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool --target-dir target/loom
+
+stress: need-cargo  ## A longer soak of the pools with random kills (SHARED_NUMPY_SOAK_S seconds, 60 by default)
+	SHARED_NUMPY_SOAK_S=$${SHARED_NUMPY_SOAK_S:-60} cargo test -p shared-numpy-core --release --features fault --test crash_pool -- --nocapture
+
 ##@ Packages
 
 wheel: build/wheel.stamp check-wheel  ## dist/*.whl: the manylinux2014 wheel for CPython 3.6 and newer, checked
@@ -81,4 +87,4 @@ clean:  ## Remove everything that was built or fetched
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo was not found: install Rust (https://rustup.rs), or put it on PATH" >&2; exit 1; }
 
-.PHONY: help develop test lint demo bench demo-venv wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo
+.PHONY: help develop test lint demo bench loom stress demo-venv wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo

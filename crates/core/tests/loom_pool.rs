@@ -1,8 +1,4 @@
-//! Rule P1 run through its interleavings by the loom model checker:
-//!
-//! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool
-//! ```
+//! Rule P1 run through its interleavings by the loom model checker (`make loom`).
 //!
 //! The functions under test are the ones the pool uses. "Memory" is a cell that the
 //! closer writes when a block is free and holders read while they hold: loom
