@@ -79,7 +79,7 @@ struct ExporterObject {
 
 /// The type object, made once by [`register`]; null before.
 ///
-/// Written with the GIL held, before anything can read it; Relaxed because the
+/// Written once, with the GIL held, before anything can read it; Relaxed because the
 /// GIL orders the rest.
 static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 
@@ -305,8 +305,18 @@ fn is_before_39(py: Python<'_>) -> bool {
     py.version_info() < (3, 9)
 }
 
+/// Python has ended, and all objects with it.
+pub(crate) fn forget() {
+    TYPE.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
+    let made = TYPE.load(Ordering::Relaxed).cast();
+    // SAFETY: null, or the type that is never given back.
+    if let Some(ty) = unsafe { Bound::from_borrowed_ptr_or_opt(py, made) } {
+        return m.add("Exporter", ty); // imported again: there are objects of this type
+    }
     let method =
         |name: &'static std::ffi::CStr, doc: &'static std::ffi::CStr, call| ffi::PyMethodDef {
             ml_name: name.as_ptr(),

@@ -14,6 +14,7 @@ mod array;
 mod error;
 mod exporter;
 mod gil;
+mod interpreter;
 mod list;
 mod ndarray;
 mod posixshmem;
@@ -24,6 +25,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    interpreter::claim(m.py())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     exporter::register(m)?;
     segment::register(m)?;

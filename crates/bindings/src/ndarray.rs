@@ -300,6 +300,12 @@ pub(crate) fn exporter_and_layout<'py>(
     Ok(Some((exporter, Layout { address, axes })))
 }
 
+/// Python has ended, and all objects with it.
+pub(crate) fn forget() {
+    NDARRAY.store(ptr::null_mut(), Ordering::Relaxed);
+    SHARED.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(array_type, m)?)?;
     m.add_function(wrap_pyfunction!(array_unwrap, m)?)?;

@@ -374,8 +374,19 @@ fn slot(number: c_int, value: *mut c_void) -> ffi::PyType_Slot {
     }
 }
 
+/// Python has ended, and all objects with it.
+pub(crate) fn forget() {
+    TYPE.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = m.py();
+    let made = TYPE.load(Ordering::Relaxed).cast();
+    // SAFETY: null, or the type that is never given back.
+    if let Some(ty) = unsafe { Bound::from_borrowed_ptr_or_opt(py, made) } {
+        m.add("ListBase", ty)?; // imported again: there are objects of this type
+        return functions::register(m);
+    }
     let mut slots = [
         slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
         slot(ffi::Py_tp_new, new as *mut c_void),
