@@ -269,7 +269,7 @@ pub fn unlink(name: &SegmentName, expected: Option<Identity>) -> Result<()> {
 /// there were no table.
 mod shared {
     use std::collections::HashMap;
-    use std::sync::{Arc, Mutex, OnceLock, Weak};
+    use std::sync::{Arc, Mutex, Weak};
 
     use rustix::io::Errno;
 
@@ -295,10 +295,13 @@ mod shared {
         read_only: bool,
         map: impl FnOnce() -> Result<Mapping, Errno>,
     ) -> Result<Arc<Mapping>, Errno> {
-        static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
-        let Ok(mut table) = TABLE.get_or_init(Mutex::default).try_lock() else {
+        // Nothing here waits, not even the making of the table: whom a child forked at
+        // that moment would wait for does not exist in it.
+        static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+        let Ok(mut table) = TABLE.try_lock() else {
             return map().map(Arc::new);
         };
+        let table = table.get_or_insert_default();
         let key = (identity, len_bytes, read_only);
         if let Some(mapping) = table.mappings.get(&key).and_then(Weak::upgrade) {
             return Ok(mapping);
