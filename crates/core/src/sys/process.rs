@@ -37,8 +37,8 @@ impl ProcessId {
         })
     }
 
-    /// Our child `pid`, dead or alive; with start time 0 if it cannot be told.
-    fn or_zombie(pid: u32) -> Self {
+    /// The process `pid`, a zombie included; with start time 0 if that cannot be told.
+    pub(crate) fn or_zombie(pid: u32) -> Self {
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         let start_ticks = parse_stat(&stat).map_or(0, |(_, start_ticks)| start_ticks);
         ProcessId { pid, start_ticks }

@@ -1,5 +1,7 @@
 //! Several processes in a tree.
 
+use shared_numpy_core::tracker::address::Address;
+
 use super::program::{Program, Start};
 use super::{A_WHILE, Shm, runs, signal, wait_until};
 
@@ -157,6 +159,58 @@ fn a_spawned_child_belongs_to_its_parent() {
     assert_eq!(parent.does(&format!("unlink {}", shm.name)), "running");
     assert_eq!(parent.ends(), "");
     assert_eq!(child.errors(), "");
+}
+
+/// The address in its environment was exported by its grandparent, whose group is its
+/// parent's too.
+#[test]
+fn a_child_spawned_by_a_forked_one_belongs_to_the_same_program() {
+    let (mut top, shm) = (Program::new(), Shm::new());
+    top.does("ensure");
+    let address = top.does("address");
+    let forked: u32 = top.does("fork sleep").parse().unwrap();
+    let mut worker = Program::start(Start {
+        address: Some(&address),
+        parent: Some(forked),
+        ..Start::default()
+    });
+    assert_eq!(worker.does(&format!("create {}", shm.name)), "joined");
+    worker.exits();
+    signal(forked, libc::SIGKILL);
+    shm.stays();
+    top.does(&format!("unlink {}", shm.name));
+    assert_eq!(top.ends(), "");
+}
+
+#[test]
+fn a_spawned_child_whose_parent_is_gone_still_belongs_to_it() {
+    let (mut parent, shm) = (Program::new(), Shm::new());
+    parent.does("ensure");
+    let (address, pid) = (parent.does("address"), parent.pid());
+    let mut sibling = spawned(&mut parent);
+    sibling.does("ensure");
+    parent.kill();
+    let mut child = Program::start(Start {
+        address: Some(&address),
+        parent: Some(pid),
+        ..Start::default()
+    });
+    assert_eq!(child.does(&format!("create {}", shm.name)), "joined");
+    child.exits();
+    shm.stays();
+    sibling.kill();
+    shm.goes();
+}
+
+#[test]
+fn a_child_forked_while_the_tracker_starts_belongs_to_the_same_program() {
+    let mut program = Program::new();
+    let addresses = program.does("start_and_fork");
+    let (theirs, ours) = addresses.split_once(' ').unwrap();
+    let (theirs, ours) = (Address::parse(theirs), Address::parse(ours));
+    assert_eq!(theirs.unwrap().name, ours.unwrap().name);
+    assert_eq!(theirs.unwrap().group, ours.unwrap().group);
+    assert_eq!(program.ends(), "");
 }
 
 #[test]

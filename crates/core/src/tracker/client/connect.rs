@@ -25,7 +25,7 @@ use crate::sys::process::ProcessId;
 use crate::sys::socket::{self, Received, Until};
 use crate::tracker::address::{self, Address, Token};
 use crate::tracker::client::state::State;
-use crate::tracker::marker::Marker;
+use crate::tracker::marker::{self, Marker};
 use crate::tracker::protocol::{self, Entry, Hello, Message, Ready, Status};
 
 /// How often a lost race for an address is taken up again.
@@ -94,6 +94,7 @@ impl<'a> Start<'a> {
         let (mut address, known) = self.destination()?;
         let mut try_there = known;
         for _ in 0..ROUNDS {
+            self.note(&address);
             if try_there {
                 match self.knock(&address, keep_going)? {
                     Knock::In(found) => {
@@ -105,7 +106,11 @@ impl<'a> Start<'a> {
                         return self.settle_in(found, address, outcome, keep_going);
                     }
                     Knock::Nobody => {}
-                    Knock::Stranger => address = elsewhere(&address)?,
+                    Knock::Stranger => {
+                        address = elsewhere(&address)?;
+                        // A group without our parent in it, who may be of another user.
+                        self.guardian = self.guardian.or(self.living_parent());
+                    }
                 }
             }
             if !may_launch {
@@ -140,7 +145,7 @@ impl<'a> Start<'a> {
         }
         drop(state);
         // A group that we found; one that we join has its own.
-        self.guardian = self.options.parent;
+        self.guardian = self.living_parent();
         let random = Address {
             name: random()?,
             cookie: random()?,
@@ -150,7 +155,10 @@ impl<'a> Start<'a> {
         match self.options.address {
             Some(hint) if !self.client.private => {
                 let group = match self.options.parent {
-                    Some(parent) if parent.pid == hint.exporter => {
+                    // Whether it exported the address itself or was forked from who did.
+                    Some(parent)
+                        if parent.pid == hint.exporter || marker::shows(hint.group, parent) =>
+                    {
                         self.guardian = None;
                         hint.group
                     }
@@ -160,6 +168,18 @@ impl<'a> Start<'a> {
             }
             _ => Ok((random, false)),
         }
+    }
+
+    /// Leaves word where we are going: a child that is forked meanwhile goes there too.
+    fn note(&self, address: &Address) {
+        let mut state = self.client.lock();
+        state.address = Some(*address);
+        state.reachable = !self.client.private;
+        state.guardian = self.guardian;
+    }
+
+    fn living_parent(&self) -> Option<ProcessId> {
+        self.options.parent.filter(|parent| parent.is_alive())
     }
 
     /// Connects to `address` and proves that we belong there.

@@ -57,8 +57,9 @@ pub struct Options {
     pub executable: PathBuf,
     /// The address from the environment, if there is one.
     pub address: Option<Address>,
-    /// For a `multiprocessing` child, its parent: it belongs to the parent's group
-    /// if the address is the parent's, else its names last as long as the parent.
+    /// For a `multiprocessing` child, its parent, which may be gone by now: it belongs
+    /// to the parent's group if the address is the parent's or leads to the parent's
+    /// group, else its names last as long as the parent.
     pub parent: Option<ProcessId>,
     /// Do without; taken from `SHARED_NUMPY_DISABLE=tracker`.
     pub disabled: bool,
@@ -72,7 +73,7 @@ impl Options {
         Options {
             executable: PathBuf::from(executable.into()),
             address: Address::from_environment(),
-            parent: parent_pid.and_then(ProcessId::of),
+            parent: parent_pid.map(ProcessId::or_zombie),
             disabled: super::disabled("tracker"),
         }
     }
