@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::launch::{Launch, collect, is_shortage};
 use super::state::{Connection, Former, Link};
-use super::{Client, Options, Outcome, PATIENCE, SLICE, failed};
+use super::{Client, Options, Outcome, PATIENCE, SLICE, Wait, failed};
 use crate::error::{Error, Result};
 use crate::sys::fd::{self, CachedFd};
 use crate::sys::fork::ForkGuard;
@@ -184,14 +184,15 @@ impl<'a> Start<'a> {
 
     /// Connects to `address` and proves that we belong there.
     fn knock(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Knock> {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = self.client.patience();
+        let mut wait = Wait::until(Instant::now() + patience);
         let socket = loop {
             match socket::connect(&address.socket_name()) {
                 Ok(socket) => break socket,
                 // Too many others knock: their second is soon over.
                 Err(Errno::AGAIN) => {
+                    wait.check(keep_going)?;
                     std::thread::sleep(SLICE / 10);
-                    check(deadline, keep_going)?;
                 }
                 Err(errno) if is_shortage(errno) => return Err(failed(errno)),
                 // Refused, or no such sockets at all here.
@@ -205,7 +206,7 @@ impl<'a> Start<'a> {
         if socket::send(socket.as_fd(), hello.as_bytes(), None).is_err() {
             return Ok(Knock::Nobody);
         }
-        Ok(match await_ready(&socket, deadline, keep_going)? {
+        Ok(match await_ready(&socket, wait, keep_going)? {
             // It ended while we knocked.
             None => Knock::Nobody,
             Some((ready, marker)) if ready.status == Status::In => Knock::In(Found {
@@ -231,7 +232,7 @@ impl<'a> Start<'a> {
         let held = self.client.lock();
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let adopt = Message::Adopt.encode();
-        let deadline = Instant::now() + PATIENCE;
+        let mut wait = Wait::until(Instant::now() + PATIENCE);
         drop(held);
         while let Err(errno) =
             socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd()))
@@ -239,8 +240,8 @@ impl<'a> Start<'a> {
             if errno != Errno::AGAIN {
                 return Err(failed(errno));
             }
+            wait.check(keep_going)?;
             socket::wait(&inherited, Until::Writable, SLICE);
-            check(deadline, keep_going)?;
         }
         drop(theirs);
         let nowhere = Address {
@@ -251,7 +252,7 @@ impl<'a> Start<'a> {
         };
         let hello = Message::Hello(self.hello(&nowhere, false)).encode();
         socket::send(ours.as_fd(), hello.as_bytes(), None).map_err(failed)?;
-        let answer = await_ready(&ours, deadline, keep_going)?;
+        let answer = await_ready(&ours, wait, keep_going)?;
         let Some((ready, marker)) = answer.filter(|(ready, _)| ready.status == Status::In) else {
             return Err(failed(Errno::CONNREFUSED));
         };
@@ -293,7 +294,7 @@ impl<'a> Start<'a> {
         if let Some(dead) = dead_child {
             collect(dead);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let mut wait = Wait::until(Instant::now() + PATIENCE);
         for (index, ((rtype, name), identity)) in own.iter().enumerate() {
             let entry = Entry {
                 rtype: *rtype,
@@ -312,8 +313,8 @@ impl<'a> Start<'a> {
                 if errno != Errno::AGAIN {
                     return Err(failed(errno));
                 }
+                wait.check(keep_going)?;
                 socket::wait(&found.socket, Until::Writable, SLICE);
-                check(deadline, keep_going)?;
             }
         }
         let marker = found.marker.and_then(|fd| Marker::map(fd).ok());
@@ -345,7 +346,7 @@ impl<'a> Start<'a> {
 /// Waits for the READY; `None` when the other end is closed, or says nonsense.
 pub(super) fn await_ready(
     socket: &OwnedFd,
-    deadline: Instant,
+    mut wait: Wait,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Option<(Ready, Option<OwnedFd>)>> {
     let mut buffer = [0; protocol::MESSAGE_MAX_BYTES];
@@ -359,19 +360,9 @@ pub(super) fn await_ready(
             Received::End | Received::TooLong => return Ok(None),
             Received::Nothing => {}
         }
+        wait.check(keep_going)?;
         socket::wait(socket, Until::Readable, SLICE);
-        check(deadline, keep_going)?;
     }
-}
-
-fn check(deadline: Instant, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-    if !keep_going() {
-        return Err(Error::Interrupted);
-    }
-    if Instant::now() > deadline {
-        return Err(failed(Errno::TIMEDOUT));
-    }
-    Ok(())
 }
 
 /// The same group at an address where nobody is.

@@ -163,6 +163,16 @@ impl Client {
         self.connected(true, keep_going)
     }
 
+    /// How long to wait for a tracker that runs: who waited in vain waits a slice only
+    /// before it has been seen to work again.
+    fn patience(&self) -> Duration {
+        if self.lock().is_stuck {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        }
+    }
+
     /// Says how a tracker is to be started or found when one is needed.
     pub fn configure(&self, options: &Options) {
         self.lock().options = Some(options.clone());
@@ -242,11 +252,12 @@ impl Client {
 
     /// Tells that `name`, which led to the file `identity`, has been unlinked, so
     /// that nobody who registered it need clean it up. Never starts a tracker: if
-    /// there is none ([`Outcome::Unavailable`]), nobody will clean it up.
+    /// there is none ([`Outcome::Unavailable`]), nobody will clean it up. The same
+    /// if it does not answer: it will find the name gone.
     ///
     /// # Errors
     ///
-    /// As [`Client::register`].
+    /// As [`Client::register`], but not `ETIMEDOUT`.
     pub fn gone(
         &self,
         rtype: ResourceType,
@@ -391,6 +402,37 @@ impl Client {
             }
         }
         Ok(None)
+    }
+}
+
+/// A bounded wait, a slice at a time.
+///
+/// Whoever was stopped together with the tracker (a frozen container) finds the time
+/// over when both go on; so it is over only when a whole slice after that has
+/// brought nothing.
+struct Wait {
+    deadline: Instant,
+    is_last: bool,
+}
+
+impl Wait {
+    fn until(deadline: Instant) -> Self {
+        Wait {
+            deadline,
+            is_last: false,
+        }
+    }
+
+    /// To be called between an attempt that failed and a slice of waiting.
+    fn check(&mut self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
+        if self.is_last {
+            return Err(failed(Errno::TIMEDOUT));
+        }
+        self.is_last = Instant::now() > self.deadline;
+        Ok(())
     }
 }
 

@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) dead_child: Option<ProcessId>,
     /// The number of the stderr that came with the last registration.
     pub(super) stderr: Option<RawFd>,
+    /// The last wait for the tracker was in vain.
+    pub(super) is_stuck: bool,
     own: Own,
     /// Why this executable cannot be started.
     broken: Option<(PathBuf, String)>,
@@ -107,6 +109,7 @@ impl State {
             options: None,
             dead_child: None,
             stderr: None,
+            is_stuck: false,
             own: BTreeMap::new(),
             broken: None,
             epoch: 0,

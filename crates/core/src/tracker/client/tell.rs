@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::state::{Connection, Former, Link};
-use super::{Client, Outcome, PATIENCE, SLICE, failed};
+use super::{Client, Outcome, SLICE, Wait, failed};
 use crate::error::{Error, Result};
 use crate::sys::shm::Identity;
 use crate::sys::socket::{self, Until};
@@ -42,24 +42,39 @@ impl Client {
         identity: Identity,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
-        let entry = entry(rtype, name, identity)?;
-        let deadline = Instant::now() + PATIENCE;
+        let told = self.insist(verb, &entry(rtype, name, identity)?, keep_going);
+        match (told, verb) {
+            (Err(error), verb) if error.errno() == Some(Errno::TIMEDOUT) => {
+                self.lock().is_stuck = true;
+                match verb {
+                    // What is gone is gone, and that it was not told does no harm.
+                    Verb::Gone => Ok(Outcome::Unavailable("it does not answer".to_owned())),
+                    _ => Err(error),
+                }
+            }
+            (told, _) => told,
+        }
+    }
+
+    /// Tries until it is told, or that cannot be.
+    fn insist(
+        &self,
+        verb: Verb<'_>,
+        entry: &Entry<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
+        let mut wait = Wait::until(Instant::now() + self.patience());
         let mut outcome = Outcome::Running;
         // A tracker that dies again and again is given up after a few rounds.
         let mut starts = 0;
         loop {
-            match self.try_tell(verb, &entry)? {
+            match self.try_tell(verb, entry)? {
                 Sent::Yes => return Ok(outcome),
                 Sent::Unavailable(reason) => return Ok(Outcome::Unavailable(reason)),
                 Sent::Full(connection) => {
-                    if Instant::now() > deadline {
-                        return Err(failed(Errno::TIMEDOUT));
-                    }
+                    wait.check(keep_going)?;
                     if let Some(fd) = connection.socket.get() {
                         socket::wait(fd, Until::Writable, SLICE);
-                    }
-                    if !keep_going() {
-                        return Err(Error::Interrupted);
                     }
                 }
                 Sent::NotConnected => {
@@ -126,6 +141,7 @@ impl Client {
         }
         match sent {
             Ok(()) => {
+                state.is_stuck = false;
                 if matches!(verb, Verb::Unregister) {
                     state.forget(entry);
                 }
