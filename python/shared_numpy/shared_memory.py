@@ -112,6 +112,7 @@ class SharedMemory:
         self._buf = memoryview(self._mmap)
 
     def _attach(self, name):
+        _tracker.come()
         self._mmap, self._identity = _core.segment_attach(
             name, self._flags, self._mode, self._readonly)
         self._name = "/" + name.lstrip("/")

@@ -95,6 +95,20 @@ fn daemon_keeps_its_names(without: Option<&str>) {
     wait_until("the tracker is gone", || !runs(tracker));
 }
 
+/// Whoever started it reads its stderr to the end, and the daemon has closed it.
+#[test]
+fn a_daemons_stderr_is_let_go_of() {
+    let (mut parent, shm) = (Program::new(), Shm::new());
+    parent.does(&format!("create {}", shm.name));
+    let pid = parent.pid();
+    parent.does(&format!("fork close_all;orphaned {pid};sleep"));
+    parent.kill();
+    assert_eq!(parent.errors(), "");
+    shm.stays();
+    signal(daemon_of(pid).unwrap(), libc::SIGKILL);
+    shm.goes();
+}
+
 /// The tracker looks for the marker while the only process that has it lives on in a
 /// child, again and again.
 #[test]

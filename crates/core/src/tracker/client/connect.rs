@@ -38,6 +38,8 @@ pub(super) struct Start<'a> {
     former: Former,
     /// Who also keeps the group that we go to.
     guardian: Option<ProcessId>,
+    /// Address, whether reachable, and guardian, before we left word where we go.
+    before: Option<(Option<Address>, bool, Option<ProcessId>)>,
 }
 
 /// A tracker that answered.
@@ -62,6 +64,12 @@ impl Drop for Start<'_> {
         let mut state = self.client.lock();
         if matches!(state.link, Link::Starting { .. }) {
             state.link = Link::Down;
+            if let Some((address, reachable, guardian)) = self.before.take() {
+                // It came to nothing: children forked from now on are on their own.
+                state.address = address;
+                state.reachable = reachable;
+                state.guardian = guardian;
+            }
         }
     }
 }
@@ -81,6 +89,7 @@ impl<'a> Start<'a> {
             options,
             former: state.former,
             guardian: None,
+            before: None,
         }
     }
 
@@ -171,8 +180,10 @@ impl<'a> Start<'a> {
     }
 
     /// Leaves word where we are going: a child that is forked meanwhile goes there too.
-    fn note(&self, address: &Address) {
+    fn note(&mut self, address: &Address) {
         let mut state = self.client.lock();
+        self.before
+            .get_or_insert((state.address, state.reachable, state.guardian));
         state.address = Some(*address);
         state.reachable = !self.client.private;
         state.guardian = self.guardian;

@@ -163,6 +163,16 @@ impl Client {
         self.connected(true, keep_going)
     }
 
+    /// Joins the tracker that the environment names, if it runs: its group then lasts at
+    /// least as long as this process. Never starts one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::ensure_running`].
+    pub fn join(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<Outcome> {
+        self.connected(false, keep_going)
+    }
+
     /// How long to wait for a tracker that runs: who waited in vain waits a slice only
     /// before it has been seen to work again.
     fn patience(&self) -> Duration {
