@@ -42,18 +42,21 @@ impl Client {
         identity: Identity,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
-        let told = self.insist(verb, &entry(rtype, name, identity)?, keep_going);
-        match (told, verb) {
-            (Err(error), verb) if error.errno() == Some(Errno::TIMEDOUT) => {
-                self.lock().is_stuck = true;
-                match verb {
-                    // What is gone is gone, and that it was not told does no harm.
-                    Verb::Gone => Ok(Outcome::Unavailable("it does not answer".to_owned())),
-                    _ => Err(error),
-                }
+        let entry = entry(rtype, name, identity)?;
+        let told = self.insist(verb, &entry, keep_going);
+        let Err(error) = &told else {
+            return told;
+        };
+        if error.errno() == Some(Errno::TIMEDOUT) {
+            let mut state = self.lock();
+            state.is_stuck = true;
+            if matches!(verb, Verb::Gone) {
+                // What is gone is gone; at worst the tracker warns of it.
+                state.untold.push(Message::Gone(entry).encode());
+                return Ok(Outcome::Unavailable("it does not answer".to_owned()));
             }
-            (told, _) => told,
         }
+        told
     }
 
     /// Tries until it is told, or that cannot be.
@@ -119,6 +122,14 @@ impl Client {
             state.lose(Former::Lost);
             return Ok(Sent::NotConnected);
         };
+        while let Some(message) = state.untold.first() {
+            match socket::send(fd, message.as_bytes(), None) {
+                Ok(()) => drop(state.untold.remove(0)),
+                Err(Errno::AGAIN) => return Ok(Sent::Full(connection)),
+                // The message below meets the same.
+                Err(_) => state.untold.clear(),
+            }
+        }
         let (message, attached) = match verb {
             Verb::Register(stderr) => {
                 // From here on it counts as ours: a restarted tracker is told of it.
