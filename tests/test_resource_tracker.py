@@ -596,3 +596,58 @@ def test_unlinking_needs_no_tracker_and_does_not_prevent_one(tmp_path):
     made.close()
     with pytest.raises(FileNotFoundError):
         made.unlink()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_that_only_attached_keeps_its_programs_names(tmp_path, method):
+    process = start(tmp_path, """
+        import multiprocessing, os, sys, time
+        from shared_numpy.shared_memory import SharedMemory
+
+        def work(name):
+            shm = SharedMemory(name)
+            print(name, os.getpid(), flush=True)
+            sys.stdout.close()
+            sys.stderr.close()
+            os.close(1)
+            os.close(2)
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            shm = SharedMemory(create=True, size=1)
+            child = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(shm.name,))
+            child.start()
+            time.sleep(60)
+    """, method)
+    name, child = process.stdout.readline().split()
+    try:
+        process.kill()
+        process.wait()
+        time.sleep(0.5)
+        assert exists(name)
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+    wait_until_gone(name)
+    process.communicate(timeout=60)
+
+
+def test_a_daemon_does_not_hold_up_who_reads_its_stderr(tmp_path):
+    status, out, err = run(tmp_path, """
+        import os, time
+        from shared_numpy.shared_memory import SharedMemory
+        shm = SharedMemory(create=True, size=1)
+        print(shm.name, flush=True)
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(0, 100)
+        deadline = time.monotonic() + 30
+        while os.path.exists("/dev/shm/" + shm.name) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    """)
+    name = out.strip()
+    assert (status, err) == (0, "")
+    assert exists(name)
+    os.unlink("/dev/shm/" + name)

@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 
-from shared_numpy import shared_memory
+from shared_numpy import _core, shared_memory
 from shared_numpy.shared_memory import SharedMemory
 
 try:
@@ -635,3 +635,23 @@ class TestInterpreters:
             assert (items.format, items[1]) == ("q8s", "two")
         """)
         assert out == "True\nTrue\n"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_exception_around_the_creation_leaves_nothing_behind(monkeypatch, before):
+    """A signal's handler may raise right before or after the call that creates."""
+    names = []
+    create = _core.segment_create
+
+    def interrupted(name, *arguments):
+        names.append(name)
+        if not before:
+            create(name, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_core, "segment_create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        SharedMemory(create=True, size=10)
+    assert len(names) == 1
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(names[0])

@@ -90,6 +90,35 @@ def ensure_running():
         _tell(_shared, news, ensure_running)
 
 
+# The process that has come to its program, or has tried to.
+_came = None
+
+
+def come():
+    """Makes a spawned ``multiprocessing`` child count as one of its program.
+
+    It does by itself when it registers something. One that only attaches must do as
+    well, or the names it uses would go with its parent. Tried once; that there is no
+    tracker, or a stuck one, is no matter.
+    """
+    global _came
+    pid = os.getpid()
+    if _came == pid:
+        return
+    _came = pid
+    if _VARIABLE not in os.environ or _parent_pid() is None:
+        return
+    try:
+        news = _shared.join()
+        if news is not None and news[0] == "unconfigured":
+            _configure(_shared)
+            news = _shared.join()
+    except OSError:
+        return
+    if news is not None and news[0] != "unavailable":
+        _tell(_shared, news, None)
+
+
 def adopt(fd):
     """Joins the parent's program over a connection that it handed down.
 

@@ -160,14 +160,15 @@ def _new_memory(nbytes):
     """A buffer of `nbytes` zero bytes in a new segment, which the tracker knows of."""
     while True:
         name = "/snp_" + os.urandom(8).hex()
-        # First the tracker, so that being killed in between leaves nothing.
-        _tracker.register("array", name)
         try:
+            # First the tracker, so that being killed in between leaves nothing.
+            _tracker.register("array", name)
+            # If a signal's handler raises just after this, dropping it removes it.
             return _core.array_create(name, nbytes)
         except FileExistsError:
             _tracker.unregister("array", name)
         except BaseException:
-            _tracker.unregister("array", name)
+            _tracker.gone("array", name)
             raise
 
 

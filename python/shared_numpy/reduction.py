@@ -20,6 +20,7 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from . import _core
+from . import _tracker
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
@@ -132,6 +133,7 @@ def _open(name, offset, shape, strides, dtype, writeable, cls):
     if len(axes) != len(shape) or len(axes) != len(strides):
         raise ValueError("a handle with {} lengths and {} strides".format(
             len(shape), len(strides)))
+    _tracker.come()
     try:
         memory = _core.array_attach(name, offset, axes, dtype.itemsize)
     except FileNotFoundError:

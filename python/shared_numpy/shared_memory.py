@@ -106,19 +106,24 @@ class SharedMemory:
             self._create_unnamed(size, reserve)
         else:
             self._create(name, size, reserve)
+
+    def _look(self):
         self._size = len(self._mmap)
         self._buf = memoryview(self._mmap)
 
     def _attach(self, name):
+        _tracker.come()
         self._mmap, self._identity = _core.segment_attach(
             name, self._flags, self._mode, self._readonly)
         self._name = "/" + name.lstrip("/")
+        self._look()
         if self._track:
             _tracker.register("shared_memory", self._name, self._identity)
 
     def _create(self, name, size, reserve):
         self._mmap, self._identity = _core.segment_create(name, size, self._mode, reserve)
         self._name = "/" + name.lstrip("/")
+        self._look()
         if self._track is not False:
             try:
                 _tracker.register("shared_memory", self._name, self._identity)
@@ -133,21 +138,31 @@ class SharedMemory:
         tracked = self._track is not False
         while True:
             name = _make_filename()
-            if tracked:
-                _tracker.register("shared_memory", name)
             try:
+                if tracked:
+                    _tracker.register("shared_memory", name)
                 self._mmap, self._identity = _core.segment_create(
                     name, size, self._mode, reserve)
+                self._name = name
+                self._look()
+                return
             except FileExistsError:
                 if tracked:
                     _tracker.unregister("shared_memory", name)
             except BaseException:
-                if tracked:
-                    _tracker.unregister("shared_memory", name)
+                # A signal's handler may have raised before or after the segment was made.
+                self._discard(name, tracked)
                 raise
-            else:
-                self._name = name
-                return
+
+    def _discard(self, name, tracked):
+        """Removes what bears a name that nobody else can have chosen."""
+        self._buf = self._mmap = self._name = None
+        try:
+            _core.segment_unlink(name, None)
+        except OSError:
+            pass
+        if tracked:
+            _tracker.gone("shared_memory", name)
 
     def __reduce__(self):
         keywords = {}

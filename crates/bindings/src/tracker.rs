@@ -67,6 +67,14 @@ impl Tracker {
         waiting(py, |keep_going| self.client().ensure_configured(keep_going)).map(news)
     }
 
+    /// Joins the tracker that the environment names, if it runs; never starts one.
+    fn join(&self, py: Python<'_>) -> PyResult<News> {
+        if self.client().is_running() {
+            return Ok(None);
+        }
+        waiting(py, |keep_going| self.client().join(keep_going)).map(news)
+    }
+
     /// Asks for `name` to be unlinked when this program is gone. `dev` and `ino` say
     /// which file it is, 0 and 0 if that is not known.
     #[pyo3(signature = (rtype, name, dev=0, ino=0, with_stderr=true))]

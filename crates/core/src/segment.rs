@@ -97,8 +97,11 @@ impl Segment {
                 mapping,
             }),
             Err(error) => {
-                // Ours by O_EXCL. Should it fail the first error is the one to tell.
-                let _ = shm::unlink(&name);
+                // Ours by O_EXCL, unless somebody has removed it and made another since.
+                // Should it fail the first error is the one to tell.
+                if let Ok(status) = shm::status(&fd) {
+                    let _ = shm::unlink_if(&name, status.identity);
+                }
                 Err(error)
             }
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -37,8 +37,8 @@ impl ProcessId {
         })
     }
 
-    /// Our child `pid`, dead or alive; with start time 0 if it cannot be told.
-    fn or_zombie(pid: u32) -> Self {
+    /// The process `pid`, a zombie included; with start time 0 if that cannot be told.
+    pub(crate) fn or_zombie(pid: u32) -> Self {
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         let start_ticks = parse_stat(&stat).map_or(0, |(_, start_ticks)| start_ticks);
         ProcessId { pid, start_ticks }
@@ -300,6 +300,18 @@ pub fn mapping(needle: &[u8]) -> Option<Vec<ProcessId>> {
         }
     }
     None
+}
+
+/// Whether the standard error of the process `pid` is the file `fd`, or that cannot
+/// be told.
+pub fn has_as_stderr(pid: u32, fd: impl AsFd) -> bool {
+    let Ok(ours) = rustix::fs::fstat(fd) else {
+        return true;
+    };
+    match rustix::fs::stat(format!("/proc/{pid}/fd/2")) {
+        Ok(theirs) => (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino),
+        Err(errno) => errno != Errno::NOENT,
+    }
 }
 
 /// The numbers of all processes that we can see.

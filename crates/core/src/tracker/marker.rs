@@ -90,7 +90,12 @@ pub fn holders(group: u64) -> Option<Vec<ProcessId>> {
 
 /// Whether that process still has it.
 pub fn holds(group: u64, process: ProcessId) -> bool {
-    process.is_alive() && process::maps(process.pid, label(group).as_bytes())
+    process.is_alive() && shows(group, process)
+}
+
+/// Whether the process with that pid has it.
+pub fn shows(group: u64, process: ProcessId) -> bool {
+    process::maps(process.pid, label(group).as_bytes())
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! - A program that was correct hears nothing.
 //! - Only the file that was registered is unlinked: where its device and inode are
 //!   known, another file under the same name is left alone.
-//! - A process never waits for the tracker longer than five seconds, and the
-//!   tracker never waits for a process.
+//! - A process never waits for the tracker longer than five seconds, nor so long
+//!   again while it is stuck, and the tracker never waits for a process.
 //! - Nothing depends on it: without a tracker, segments work, and what a crash
 //!   leaves behind stays behind.
 //!

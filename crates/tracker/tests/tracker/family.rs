@@ -1,5 +1,7 @@
 //! Several processes in a tree.
 
+use shared_numpy_core::tracker::address::Address;
+
 use super::program::{Program, Start};
 use super::{A_WHILE, Shm, runs, signal, wait_until};
 
@@ -93,6 +95,20 @@ fn daemon_keeps_its_names(without: Option<&str>) {
     wait_until("the tracker is gone", || !runs(tracker));
 }
 
+/// Whoever started it reads its stderr to the end, and the daemon has closed it.
+#[test]
+fn a_daemons_stderr_is_let_go_of() {
+    let (mut parent, shm) = (Program::new(), Shm::new());
+    parent.does(&format!("create {}", shm.name));
+    let pid = parent.pid();
+    parent.does(&format!("fork close_all;orphaned {pid};sleep"));
+    parent.kill();
+    assert_eq!(parent.errors(), "");
+    shm.stays();
+    signal(daemon_of(pid).unwrap(), libc::SIGKILL);
+    shm.goes();
+}
+
 /// The tracker looks for the marker while the only process that has it lives on in a
 /// child, again and again.
 #[test]
@@ -157,6 +173,58 @@ fn a_spawned_child_belongs_to_its_parent() {
     assert_eq!(parent.does(&format!("unlink {}", shm.name)), "running");
     assert_eq!(parent.ends(), "");
     assert_eq!(child.errors(), "");
+}
+
+/// The address in its environment was exported by its grandparent, whose group is its
+/// parent's too.
+#[test]
+fn a_child_spawned_by_a_forked_one_belongs_to_the_same_program() {
+    let (mut top, shm) = (Program::new(), Shm::new());
+    top.does("ensure");
+    let address = top.does("address");
+    let forked: u32 = top.does("fork sleep").parse().unwrap();
+    let mut worker = Program::start(Start {
+        address: Some(&address),
+        parent: Some(forked),
+        ..Start::default()
+    });
+    assert_eq!(worker.does(&format!("create {}", shm.name)), "joined");
+    worker.exits();
+    signal(forked, libc::SIGKILL);
+    shm.stays();
+    top.does(&format!("unlink {}", shm.name));
+    assert_eq!(top.ends(), "");
+}
+
+#[test]
+fn a_spawned_child_whose_parent_is_gone_still_belongs_to_it() {
+    let (mut parent, shm) = (Program::new(), Shm::new());
+    parent.does("ensure");
+    let (address, pid) = (parent.does("address"), parent.pid());
+    let mut sibling = spawned(&mut parent);
+    sibling.does("ensure");
+    parent.kill();
+    let mut child = Program::start(Start {
+        address: Some(&address),
+        parent: Some(pid),
+        ..Start::default()
+    });
+    assert_eq!(child.does(&format!("create {}", shm.name)), "joined");
+    child.exits();
+    shm.stays();
+    sibling.kill();
+    shm.goes();
+}
+
+#[test]
+fn a_child_forked_while_the_tracker_starts_belongs_to_the_same_program() {
+    let mut program = Program::new();
+    let addresses = program.does("start_and_fork");
+    let (theirs, ours) = addresses.split_once(' ').unwrap();
+    let (theirs, ours) = (Address::parse(theirs), Address::parse(ours));
+    assert_eq!(theirs.unwrap().name, ours.unwrap().name);
+    assert_eq!(theirs.unwrap().group, ours.unwrap().group);
+    assert_eq!(program.ends(), "");
 }
 
 #[test]

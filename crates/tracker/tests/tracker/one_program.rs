@@ -3,6 +3,7 @@
 use super::program::{Program, Start};
 use super::{A_WHILE, Shm, runs, signal, tracker, wait_until};
 
+use rustix::io::Errno;
 use shared_numpy_core::error::Error;
 use shared_numpy_core::sys::shm::Identity;
 use shared_numpy_core::tracker::address::Address;
@@ -301,8 +302,20 @@ fn nobody_waits_for_ever_on_a_tracker_that_is_stopped() {
         asked < 3
     });
     assert_eq!(interrupted, Err(Error::Interrupted));
+    // What is unlinked is no error; what would be without a tracker is one.
+    let dummy = ResourceType::Dummy;
+    for number in 0..3 {
+        let outcome = client.gone(dummy, &name(number), unknown, &mut go_on);
+        assert!(
+            matches!(outcome, Ok(Outcome::Unavailable(_))),
+            "{outcome:?}"
+        );
+    }
+    let refused = client.register(dummy, &name(sent), unknown, None, &mut go_on);
+    assert_eq!(refused.unwrap_err().errno(), Some(Errno::TIMEDOUT));
     signal(pid, libc::SIGCONT);
-    for number in 0..=sent {
+    // It hears of the first three with the next message.
+    for number in 3..=sent {
         client
             .register(
                 ResourceType::Dummy,

@@ -190,6 +190,30 @@ impl Puppet {
                 .map_or("none".to_owned(), |pid| pid.to_string()),
             "alive" => client.check_alive().to_string(),
             "address" => client.address().unwrap_or_default(),
+            // Fork a child while the tracker is being started; it starts or finds one
+            // too. Says both addresses, the child's and ours.
+            "start_and_fork" => {
+                let (mut reader, writer) = std::io::pipe().unwrap();
+                let mut forks = 0;
+                let outcome = client.ensure_configured(&mut || {
+                    forks += 1;
+                    // SAFETY: the child uses the client, allocates, and ends.
+                    if forks == 1 && unsafe { libc::fork() } == 0 {
+                        self.configure();
+                        client.ensure_configured(&mut || true).unwrap();
+                        let mut writer = &writer;
+                        let _ = write!(writer, "{}", client.address().unwrap());
+                        // SAFETY: ends this process at once.
+                        unsafe { libc::_exit(0) };
+                    }
+                    true
+                });
+                drop(writer);
+                let mut theirs = String::new();
+                reader.read_to_string(&mut theirs).unwrap();
+                outcome.unwrap();
+                format!("{theirs} {}", client.address().unwrap())
+            }
             // Make a segment and register it.
             "create" => {
                 let path = format!("/dev/shm{rest}");

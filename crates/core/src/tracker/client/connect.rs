@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::launch::{Launch, collect, is_shortage};
 use super::state::{Connection, Former, Link};
-use super::{Client, Options, Outcome, PATIENCE, SLICE, failed};
+use super::{Client, Options, Outcome, PATIENCE, SLICE, Wait, failed};
 use crate::error::{Error, Result};
 use crate::sys::fd::{self, CachedFd};
 use crate::sys::fork::ForkGuard;
@@ -25,7 +25,7 @@ use crate::sys::process::ProcessId;
 use crate::sys::socket::{self, Received, Until};
 use crate::tracker::address::{self, Address, Token};
 use crate::tracker::client::state::State;
-use crate::tracker::marker::Marker;
+use crate::tracker::marker::{self, Marker};
 use crate::tracker::protocol::{self, Entry, Hello, Message, Ready, Status};
 
 /// How often a lost race for an address is taken up again.
@@ -38,6 +38,8 @@ pub(super) struct Start<'a> {
     former: Former,
     /// Who also keeps the group that we go to.
     guardian: Option<ProcessId>,
+    /// Address, whether reachable, and guardian, before we left word where we go.
+    before: Option<(Option<Address>, bool, Option<ProcessId>)>,
 }
 
 /// A tracker that answered.
@@ -62,6 +64,12 @@ impl Drop for Start<'_> {
         let mut state = self.client.lock();
         if matches!(state.link, Link::Starting { .. }) {
             state.link = Link::Down;
+            if let Some((address, reachable, guardian)) = self.before.take() {
+                // It came to nothing: children forked from now on are on their own.
+                state.address = address;
+                state.reachable = reachable;
+                state.guardian = guardian;
+            }
         }
     }
 }
@@ -81,6 +89,7 @@ impl<'a> Start<'a> {
             options,
             former: state.former,
             guardian: None,
+            before: None,
         }
     }
 
@@ -94,6 +103,7 @@ impl<'a> Start<'a> {
         let (mut address, known) = self.destination()?;
         let mut try_there = known;
         for _ in 0..ROUNDS {
+            self.note(&address);
             if try_there {
                 match self.knock(&address, keep_going)? {
                     Knock::In(found) => {
@@ -105,7 +115,11 @@ impl<'a> Start<'a> {
                         return self.settle_in(found, address, outcome, keep_going);
                     }
                     Knock::Nobody => {}
-                    Knock::Stranger => address = elsewhere(&address)?,
+                    Knock::Stranger => {
+                        address = elsewhere(&address)?;
+                        // A group without our parent in it, who may be of another user.
+                        self.guardian = self.guardian.or(self.living_parent());
+                    }
                 }
             }
             if !may_launch {
@@ -140,7 +154,7 @@ impl<'a> Start<'a> {
         }
         drop(state);
         // A group that we found; one that we join has its own.
-        self.guardian = self.options.parent;
+        self.guardian = self.living_parent();
         let random = Address {
             name: random()?,
             cookie: random()?,
@@ -150,7 +164,10 @@ impl<'a> Start<'a> {
         match self.options.address {
             Some(hint) if !self.client.private => {
                 let group = match self.options.parent {
-                    Some(parent) if parent.pid == hint.exporter => {
+                    // Whether it exported the address itself or was forked from who did.
+                    Some(parent)
+                        if parent.pid == hint.exporter || marker::shows(hint.group, parent) =>
+                    {
                         self.guardian = None;
                         hint.group
                     }
@@ -162,16 +179,31 @@ impl<'a> Start<'a> {
         }
     }
 
+    /// Leaves word where we are going: a child that is forked meanwhile goes there too.
+    fn note(&mut self, address: &Address) {
+        let mut state = self.client.lock();
+        self.before
+            .get_or_insert((state.address, state.reachable, state.guardian));
+        state.address = Some(*address);
+        state.reachable = !self.client.private;
+        state.guardian = self.guardian;
+    }
+
+    fn living_parent(&self) -> Option<ProcessId> {
+        self.options.parent.filter(|parent| parent.is_alive())
+    }
+
     /// Connects to `address` and proves that we belong there.
     fn knock(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Knock> {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = self.client.patience();
+        let mut wait = Wait::until(Instant::now() + patience);
         let socket = loop {
             match socket::connect(&address.socket_name()) {
                 Ok(socket) => break socket,
                 // Too many others knock: their second is soon over.
                 Err(Errno::AGAIN) => {
+                    wait.check(keep_going)?;
                     std::thread::sleep(SLICE / 10);
-                    check(deadline, keep_going)?;
                 }
                 Err(errno) if is_shortage(errno) => return Err(failed(errno)),
                 // Refused, or no such sockets at all here.
@@ -185,7 +217,7 @@ impl<'a> Start<'a> {
         if socket::send(socket.as_fd(), hello.as_bytes(), None).is_err() {
             return Ok(Knock::Nobody);
         }
-        Ok(match await_ready(&socket, deadline, keep_going)? {
+        Ok(match await_ready(&socket, wait, keep_going)? {
             // It ended while we knocked.
             None => Knock::Nobody,
             Some((ready, marker)) if ready.status == Status::In => Knock::In(Found {
@@ -211,7 +243,7 @@ impl<'a> Start<'a> {
         let held = self.client.lock();
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let adopt = Message::Adopt.encode();
-        let deadline = Instant::now() + PATIENCE;
+        let mut wait = Wait::until(Instant::now() + PATIENCE);
         drop(held);
         while let Err(errno) =
             socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd()))
@@ -219,8 +251,8 @@ impl<'a> Start<'a> {
             if errno != Errno::AGAIN {
                 return Err(failed(errno));
             }
+            wait.check(keep_going)?;
             socket::wait(&inherited, Until::Writable, SLICE);
-            check(deadline, keep_going)?;
         }
         drop(theirs);
         let nowhere = Address {
@@ -231,7 +263,7 @@ impl<'a> Start<'a> {
         };
         let hello = Message::Hello(self.hello(&nowhere, false)).encode();
         socket::send(ours.as_fd(), hello.as_bytes(), None).map_err(failed)?;
-        let answer = await_ready(&ours, deadline, keep_going)?;
+        let answer = await_ready(&ours, wait, keep_going)?;
         let Some((ready, marker)) = answer.filter(|(ready, _)| ready.status == Status::In) else {
             return Err(failed(Errno::CONNREFUSED));
         };
@@ -273,7 +305,7 @@ impl<'a> Start<'a> {
         if let Some(dead) = dead_child {
             collect(dead);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let mut wait = Wait::until(Instant::now() + PATIENCE);
         for (index, ((rtype, name), identity)) in own.iter().enumerate() {
             let entry = Entry {
                 rtype: *rtype,
@@ -292,8 +324,8 @@ impl<'a> Start<'a> {
                 if errno != Errno::AGAIN {
                     return Err(failed(errno));
                 }
+                wait.check(keep_going)?;
                 socket::wait(&found.socket, Until::Writable, SLICE);
-                check(deadline, keep_going)?;
             }
         }
         let marker = found.marker.and_then(|fd| Marker::map(fd).ok());
@@ -325,7 +357,7 @@ impl<'a> Start<'a> {
 /// Waits for the READY; `None` when the other end is closed, or says nonsense.
 pub(super) fn await_ready(
     socket: &OwnedFd,
-    deadline: Instant,
+    mut wait: Wait,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Option<(Ready, Option<OwnedFd>)>> {
     let mut buffer = [0; protocol::MESSAGE_MAX_BYTES];
@@ -339,19 +371,9 @@ pub(super) fn await_ready(
             Received::End | Received::TooLong => return Ok(None),
             Received::Nothing => {}
         }
+        wait.check(keep_going)?;
         socket::wait(socket, Until::Readable, SLICE);
-        check(deadline, keep_going)?;
     }
-}
-
-fn check(deadline: Instant, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-    if !keep_going() {
-        return Err(Error::Interrupted);
-    }
-    if Instant::now() > deadline {
-        return Err(failed(Errno::TIMEDOUT));
-    }
-    Ok(())
 }
 
 /// The same group at an address where nobody is.

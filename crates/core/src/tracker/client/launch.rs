@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::connect::{Found, Start, await_ready};
-use super::{PATIENCE, SLICE, failed};
+use super::{PATIENCE, SLICE, Wait, failed};
 use crate::error::{Error, Result};
 use crate::sys::fork;
 use crate::sys::process::{self, Ended, ProcessId};
@@ -50,7 +50,7 @@ impl Start<'_> {
             Ok(spawned) => spawned,
             Err(error) => return cannot_start(program, &error),
         };
-        let answer = await_ready(&socket, Instant::now() + PATIENCE, keep_going);
+        let answer = await_ready(&socket, Wait::until(Instant::now() + PATIENCE), keep_going);
         match answer {
             Ok(Some((ready, marker))) if ready.status == Status::In => Ok(Launch::In(Found {
                 socket,
@@ -77,7 +77,10 @@ impl Start<'_> {
             Err(error) => {
                 // It ends by itself when it sees our end closed.
                 drop(socket);
-                collect(child);
+                if collect(child).is_none() {
+                    // When it gets to it: it is stopped or starved.
+                    self.client.lock().dead_child = Some(child);
+                }
                 Err(error)
             }
         }

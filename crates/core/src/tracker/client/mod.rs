@@ -57,8 +57,9 @@ pub struct Options {
     pub executable: PathBuf,
     /// The address from the environment, if there is one.
     pub address: Option<Address>,
-    /// For a `multiprocessing` child, its parent: it belongs to the parent's group
-    /// if the address is the parent's, else its names last as long as the parent.
+    /// For a `multiprocessing` child, its parent, which may be gone by now: it belongs
+    /// to the parent's group if the address is the parent's or leads to the parent's
+    /// group, else its names last as long as the parent.
     pub parent: Option<ProcessId>,
     /// Do without; taken from `SHARED_NUMPY_DISABLE=tracker`.
     pub disabled: bool,
@@ -72,7 +73,7 @@ impl Options {
         Options {
             executable: PathBuf::from(executable.into()),
             address: Address::from_environment(),
-            parent: parent_pid.and_then(ProcessId::of),
+            parent: parent_pid.map(ProcessId::or_zombie),
             disabled: super::disabled("tracker"),
         }
     }
@@ -162,6 +163,26 @@ impl Client {
         self.connected(true, keep_going)
     }
 
+    /// Joins the tracker that the environment names, if it runs: its group then lasts at
+    /// least as long as this process. Never starts one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::ensure_running`].
+    pub fn join(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<Outcome> {
+        self.connected(false, keep_going)
+    }
+
+    /// How long to wait for a tracker that runs: who waited in vain waits a slice only
+    /// before it has been seen to work again.
+    fn patience(&self) -> Duration {
+        if self.lock().is_stuck {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        }
+    }
+
     /// Says how a tracker is to be started or found when one is needed.
     pub fn configure(&self, options: &Options) {
         self.lock().options = Some(options.clone());
@@ -241,11 +262,12 @@ impl Client {
 
     /// Tells that `name`, which led to the file `identity`, has been unlinked, so
     /// that nobody who registered it need clean it up. Never starts a tracker: if
-    /// there is none ([`Outcome::Unavailable`]), nobody will clean it up.
+    /// there is none ([`Outcome::Unavailable`]), nobody will clean it up. The same
+    /// if it does not answer: it will find the name gone.
     ///
     /// # Errors
     ///
-    /// As [`Client::register`].
+    /// As [`Client::register`], but not `ETIMEDOUT`.
     pub fn gone(
         &self,
         rtype: ResourceType,
@@ -390,6 +412,37 @@ impl Client {
             }
         }
         Ok(None)
+    }
+}
+
+/// A bounded wait, a slice at a time.
+///
+/// Whoever was stopped together with the tracker (a frozen container) finds the time
+/// over when both go on; so it is over only when a whole slice after that has
+/// brought nothing.
+struct Wait {
+    deadline: Instant,
+    is_last: bool,
+}
+
+impl Wait {
+    fn until(deadline: Instant) -> Self {
+        Wait {
+            deadline,
+            is_last: false,
+        }
+    }
+
+    /// To be called between an attempt that failed and a slice of waiting.
+    fn check(&mut self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
+        if self.is_last {
+            return Err(failed(Errno::TIMEDOUT));
+        }
+        self.is_last = Instant::now() > self.deadline;
+        Ok(())
     }
 }
 

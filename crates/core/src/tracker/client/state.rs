@@ -15,7 +15,7 @@ use crate::sys::shm::Identity;
 use crate::sys::socket;
 use crate::tracker::address::Address;
 use crate::tracker::marker::Marker;
-use crate::tracker::protocol::{Entry, ResourceType};
+use crate::tracker::protocol::{Encoded, Entry, ResourceType};
 use crate::tracker::server::STDERR_KEPT;
 
 /// A connection to the tracker.
@@ -81,6 +81,11 @@ pub(super) struct State {
     pub(super) dead_child: Option<ProcessId>,
     /// The number of the stderr that came with the last registration.
     pub(super) stderr: Option<RawFd>,
+    /// The last wait for the tracker was in vain.
+    pub(super) is_stuck: bool,
+    /// GONE messages that a stuck tracker did not take, in order: first in the queue
+    /// for the next one that it takes.
+    pub(super) untold: Vec<Encoded>,
     own: Own,
     /// Why this executable cannot be started.
     broken: Option<(PathBuf, String)>,
@@ -107,6 +112,8 @@ impl State {
             options: None,
             dead_child: None,
             stderr: None,
+            is_stuck: false,
+            untold: Vec::new(),
             own: BTreeMap::new(),
             broken: None,
             epoch: 0,
@@ -124,6 +131,7 @@ impl State {
         self.stderr_sent = None;
         self.options = None;
         self.dead_child = None;
+        self.untold.clear();
         if matches!(self.link, Link::Starting { .. }) {
             self.link = Link::Down;
         }
@@ -152,6 +160,8 @@ impl State {
             && why == Former::Died
         {
             self.dead_child = connection.child;
+            // What a new one is told of may be gone already.
+            self.untold.clear();
         }
         self.former = why;
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::state::{Connection, Former, Link};
-use super::{Client, Outcome, PATIENCE, SLICE, failed};
+use super::{Client, Outcome, SLICE, Wait, failed};
 use crate::error::{Error, Result};
 use crate::sys::shm::Identity;
 use crate::sys::socket::{self, Until};
@@ -43,23 +43,41 @@ impl Client {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
         let entry = entry(rtype, name, identity)?;
-        let deadline = Instant::now() + PATIENCE;
+        let told = self.insist(verb, &entry, keep_going);
+        let Err(error) = &told else {
+            return told;
+        };
+        if error.errno() == Some(Errno::TIMEDOUT) {
+            let mut state = self.lock();
+            state.is_stuck = true;
+            if matches!(verb, Verb::Gone) {
+                // What is gone is gone; at worst the tracker warns of it.
+                state.untold.push(Message::Gone(entry).encode());
+                return Ok(Outcome::Unavailable("it does not answer".to_owned()));
+            }
+        }
+        told
+    }
+
+    /// Tries until it is told, or that cannot be.
+    fn insist(
+        &self,
+        verb: Verb<'_>,
+        entry: &Entry<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome> {
+        let mut wait = Wait::until(Instant::now() + self.patience());
         let mut outcome = Outcome::Running;
         // A tracker that dies again and again is given up after a few rounds.
         let mut starts = 0;
         loop {
-            match self.try_tell(verb, &entry)? {
+            match self.try_tell(verb, entry)? {
                 Sent::Yes => return Ok(outcome),
                 Sent::Unavailable(reason) => return Ok(Outcome::Unavailable(reason)),
                 Sent::Full(connection) => {
-                    if Instant::now() > deadline {
-                        return Err(failed(Errno::TIMEDOUT));
-                    }
+                    wait.check(keep_going)?;
                     if let Some(fd) = connection.socket.get() {
                         socket::wait(fd, Until::Writable, SLICE);
-                    }
-                    if !keep_going() {
-                        return Err(Error::Interrupted);
                     }
                 }
                 Sent::NotConnected => {
@@ -104,6 +122,14 @@ impl Client {
             state.lose(Former::Lost);
             return Ok(Sent::NotConnected);
         };
+        while let Some(message) = state.untold.first() {
+            match socket::send(fd, message.as_bytes(), None) {
+                Ok(()) => drop(state.untold.remove(0)),
+                Err(Errno::AGAIN) => return Ok(Sent::Full(connection)),
+                // The message below meets the same.
+                Err(_) => state.untold.clear(),
+            }
+        }
         let (message, attached) = match verb {
             Verb::Register(stderr) => {
                 // From here on it counts as ours: a restarted tracker is told of it.
@@ -126,6 +152,7 @@ impl Client {
         }
         match sent {
             Ok(()) => {
+                state.is_stuck = false;
                 if matches!(verb, Verb::Unregister) {
                     state.forget(entry);
                 }

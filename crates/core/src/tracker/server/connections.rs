@@ -200,8 +200,13 @@ impl Server {
             group,
         };
         let marker = marker.as_ref().map(AsFd::as_fd);
+        let ready = ready.encode();
         // Its first message, so its buffer is empty; and if it is gone, so be it.
-        let _ = socket::send(to.as_fd(), ready.encode().as_bytes(), marker);
+        let sent = socket::send(to.as_fd(), ready.as_bytes(), marker);
+        if marker.is_some() && sent.is_err() {
+            // Too many descriptors of this user are on their way.
+            let _ = socket::send(to.as_fd(), ready.as_bytes(), None);
+        }
     }
 }
 

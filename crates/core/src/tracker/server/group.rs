@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crate::sys::process::ProcessId;
+use crate::sys::process::{self, ProcessId};
 use crate::sys::shm::Identity;
 use crate::tracker::disabled;
 use crate::tracker::marker;
@@ -186,6 +186,18 @@ impl Group {
                     // Not to be told now: as if there were some.
                     found => orphaned.survivors = found.unwrap_or_default(),
                 }
+            }
+            // Who called the program may wait for the end of its stderr, and a daemon has
+            // let go of it. (A process on its way to exec has, too: not at the first looks.)
+            let has_it = |stderr: &OwnedFd| {
+                let mut survivors = orphaned.survivors.iter();
+                survivors.any(|survivor| process::has_as_stderr(survivor.pid, stderr))
+            };
+            if orphaned.wait > 8 * FIRST_LOOK
+                && !orphaned.survivors.is_empty()
+                && !self.stderr.as_ref().is_some_and(has_it)
+            {
+                self.stderr = None;
             }
         }
         orphaned.look_at = Instant::now() + orphaned.wait;
