@@ -244,6 +244,34 @@ def test_a_killed_tracker_is_replaced_with_one_warning_and_told_again(tmp_path):
     assert not exists(out.strip())
 
 
+def test_a_process_is_not_taken_for_dead_while_it_reconnects(tmp_path):
+    code, out, err = run(tmp_path, """
+        import os, signal, threading, time
+        from shared_numpy import resource_tracker
+        from shared_numpy.shared_memory import SharedMemory
+
+        def marked():
+            with open("/proc/self/maps") as lines:
+                return any("shared_numpy." in line for line in lines)
+
+        before = SharedMemory(create=True, size=10)
+        assert marked()
+        tracker = resource_tracker._resource_tracker._pid
+        os.kill(tracker, signal.SIGSTOP)
+        os.closerange(3, 1000)
+        thread = threading.Thread(target=lambda: SharedMemory(create=True, size=10).unlink())
+        thread.start()  # knocks, and is not let in
+        time.sleep(0.3)
+        there = marked()
+        os.kill(tracker, signal.SIGCONT)
+        thread.join()
+        assert there
+        SharedMemory(before.name).close()
+        before.unlink()
+    """)
+    assert (code, out, err) == (0, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_end_programs_do_not_end_it(tmp_path, number):
     assert run(tmp_path, """

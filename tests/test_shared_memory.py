@@ -5,6 +5,7 @@ Where the running interpreter has the standard module, the tests marked
 """
 
 import errno
+import gc
 import os
 import pickle
 import subprocess
@@ -162,6 +163,31 @@ def test_fd_is_opened_on_demand_and_checked(segment):
     for number in {fd, other}:
         os.close(number)
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_fd_goes_with_the_object(segment):
+    before = os.listdir("/proc/self/fd")
+    other = SharedMemory(segment.name)
+    assert other._fd >= 0
+    del other
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_subclasses_may_end_as_with_the_standard_library(segment, capfd):
+    # Much code derives a class to keep the standard one from complaining at its end.
+    class Quiet(SharedMemory):
+        def __del__(self):
+            try:
+                super().__del__()
+            except BufferError:
+                pass
+
+    view = Quiet(segment.name).buf
+    gc.collect()
+    assert bytes(view[:1]) == b"\0"
+    SharedMemory.__new__(SharedMemory).__del__()
+    assert capfd.readouterr().err == ""
 
 
 def test_fd_of_a_name_that_leads_elsewhere(segment):

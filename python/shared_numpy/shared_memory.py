@@ -175,6 +175,10 @@ class SharedMemory:
     def __repr__(self):
         return "{}({!r}, size={})".format(self.__class__.__name__, self.name, self.size)
 
+    def __del__(self):
+        # For an opened `_fd`, and for derived classes: theirs call it.
+        self.close()
+
     def __enter__(self):
         return self
 

@@ -10,7 +10,6 @@
 //! held while waiting for the reply.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -347,8 +346,7 @@ impl<'a> Start<'a> {
             exporter: 0,
         });
         state.guardian = self.guardian;
-        state.former = Former::None;
-        state.link = Link::Up(Arc::new(connection));
+        state.up(connection);
         drop(state);
         Ok(outcome)
     }

@@ -93,6 +93,9 @@ pub(super) struct State {
     epoch: u32,
     /// When our stderr last travelled over this connection.
     stderr_sent: Option<Instant>,
+    /// The last connection, until there is another: without its marker the tracker
+    /// would take us for dead while we look for it.
+    lost: Option<Arc<Connection>>,
 }
 
 impl Default for State {
@@ -118,6 +121,7 @@ impl State {
             broken: None,
             epoch: 0,
             stderr_sent: None,
+            lost: None,
         }
     }
 
@@ -156,19 +160,28 @@ impl State {
     /// The connection is no more.
     pub(super) fn lose(&mut self, why: Former) {
         self.stderr_sent = None;
-        if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Down)
-            && why == Former::Died
-        {
-            self.dead_child = connection.child;
-            // What a new one is told of may be gone already.
-            self.untold.clear();
+        if let Link::Up(connection) = std::mem::replace(&mut self.link, Link::Down) {
+            if why == Former::Died {
+                self.dead_child = connection.child;
+                // What a new one is told of may be gone already.
+                self.untold.clear();
+            }
+            self.lost = Some(connection);
         }
         self.former = why;
+    }
+
+    /// There is a connection again, with a marker of its own.
+    pub(super) fn up(&mut self, connection: Connection) {
+        self.former = Former::None;
+        self.link = Link::Up(Arc::new(connection));
+        self.lost = None;
     }
 
     /// Forgets everything but how to start.
     pub(super) fn clear(&mut self) {
         self.link = Link::Down;
+        self.lost = None;
         self.former = Former::None;
         self.address = None;
         self.stderr_sent = None;
