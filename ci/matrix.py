@@ -69,6 +69,17 @@ def clean_environment():
     return env
 
 
+def own_shm():
+    """What to put before a command that is to have a /dev/shm of its own; None where the machine does not allow it."""
+    wrapper = ["sh", os.path.join(ROOT, "ci", "own_shm.sh")]
+    try:
+        done = subprocess.run(wrapper + ["--possible"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+    return wrapper if done.returncode == 0 else None
+
+
 def ended_badly(job):
     """Why the job's end is a failure by itself, or ""."""
     if job.timed_out:
@@ -145,7 +156,7 @@ def suite_tally(job, interpreter):
     """What pytest's report says; no report, no tests, or a status that the report does not explain count as a failure."""
     tally = Tally()
     where = subprocess.run(
-        [job.command[0], "-c", WHERE], cwd=job.cwd, env=job.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        [os.path.join(VENVS, interpreter.tag, "bin", "python"), "-c", WHERE], cwd=job.cwd, env=job.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if where.returncode:
         tally.broke("{}: the package that is tested is not the installed one {}".format(
             job.name, where.stderr.decode("utf-8", "replace").strip()))
@@ -319,11 +330,17 @@ def main():
         count[0] += 1
         print("[{}/{}] {}: {} ({:.0f} s)".format(count[0], count[1], job.name, tally.text(), job.seconds), flush=True)
 
+    wrapper = own_shm()
+    for job in work:
+        job.command = (wrapper or []) + job.command
+    if wrapper is None:
+        print("/dev/shm cannot be had for each job alone (that takes the right to mount): one job at a time", flush=True)
     try:
-        jobs.run_all(list(work), PARALLEL, ended)
+        jobs.run_all(list(work), PARALLEL if wrapper else 1, ended)
         if "conformance" in parts:
             # Alone: it runs two interpreters at a time itself, and its tests have deadlines.
             job = conformance_job([i.tag for i in taken], report)
+            job.command = (wrapper or []) + job.command
             work[job] = ("conformance", None)
             jobs.run_all([job], 1, ended)
     except KeyboardInterrupt:

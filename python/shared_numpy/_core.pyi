@@ -192,6 +192,9 @@ class Tracker:
     def ensure_running(self) -> _News:
         """Starts or finds a tracker unless this process is connected to one."""
 
+    def join(self) -> _News:
+        """Joins the tracker that the environment names, if it runs; never starts one."""
+
     def register(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0, with_stderr: bool = True) -> _News:
         """Asks for `name` to be unlinked when this program is gone. ValueError for an unknown type or a bad name."""
 

@@ -1,0 +1,16 @@
+#!/bin/sh
+# own_shm.sh COMMAND...: run it with a /dev/shm of its own, and fail if it leaves anything there.
+#
+# What this file guarantees: commands that run side by side do not see each other's segments, so that each can be held to
+# account for what it leaves behind. It needs the right to mount; `own_shm.sh --possible` says whether it is there.
+inside='
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm || exit 71
+"$@"
+status=$?
+tries=0
+while [ -n "$(ls -A /dev/shm)" ] && [ "$tries" -lt 50 ]; do sleep 0.2; tries=$((tries + 1)); done
+left=$(ls -A /dev/shm | head -5 | tr "\n" " ")
+[ -z "$left" ] || { echo "left in /dev/shm: $left"; exit 72; }
+exit $status'
+[ "$1" = --possible ] && set -- true
+exec unshare --mount sh -c "$inside" own_shm.sh "$@"
