@@ -155,8 +155,9 @@ def junit_path(interpreter):
 def suite_tally(job, interpreter):
     """What pytest's report says; no report, no tests, or a status that the report does not explain count as a failure."""
     tally = Tally()
+    python = os.path.join(VENVS, interpreter.tag, "bin", "python")
     where = subprocess.run(
-        [os.path.join(VENVS, interpreter.tag, "bin", "python"), "-c", WHERE], cwd=job.cwd, env=job.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        [python, "-c", WHERE], cwd=job.cwd, env=job.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if where.returncode:
         tally.broke("{}: the package that is tested is not the installed one {}".format(
             job.name, where.stderr.decode("utf-8", "replace").strip()))
