@@ -514,6 +514,46 @@ def test_ctrl_c_stops_a_long_reservation_and_leaves_nothing():
     assert (code, out, err) == (0, "stopped\n", "")
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_ctrl_c_at_any_moment_leaves_nothing(named):
+    # A signal that comes in a system call is raised at the first step of Python code
+    # after it: there the segment exists, and no variable has it yet.
+    code, out, err = run_python("""
+        import os, random, signal, sys
+        from shared_numpy import shared_memory
+
+        class Stop(BaseException):
+            pass
+
+        def stop(number, frame):
+            raise Stop
+
+        def new_name():
+            return "/stop_{}_{}".format(os.getpid(), random.getrandbits(60))
+
+        shared_memory._make_filename = new_name
+        signal.signal(signal.SIGALRM, stop)
+        stopped = 0
+        for _ in range(300):
+            name = new_name() if sys.argv[1] == "True" else None
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-4))
+                for _ in range(50):
+                    shared_memory.SharedMemory(name, create=True, size=30000).unlink()
+            except Stop:
+                stopped += 1
+        print(os.getpid(), stopped)
+    """, str(named))
+    assert code == 0, err
+    pid, stopped = out.split()
+    # What was made and not assigned yet is the tracker's, which has ended by now.
+    assert int(stopped) > 200
+    left = [name for name in os.listdir("/dev/shm") if name.startswith("stop_" + pid)]
+    for name in left:
+        os.unlink("/dev/shm/" + name)
+    assert left == []
+
+
 def test_ten_thousand_objects_under_256_descriptors():
     code, out, err = run_python("""
         import resource
