@@ -480,7 +480,7 @@ def test_a_missing_executable_is_named(tmp_path):
     """)
     assert (code, out) == (0, "")
     assert err.count("UserWarning") == 1
-    assert "/nonexistent/shared-numpy-tracker cannot be started" in err
+    assert "/nonexistent/shared-numpy-tracker cannot be started (No such file or directory). " in err
 
 
 def test_a_warning_made_an_error_leaves_nothing_behind(tmp_path):

@@ -514,6 +514,80 @@ def test_ctrl_c_stops_a_long_reservation_and_leaves_nothing():
     assert (code, out, err) == (0, "stopped\n", "")
 
 
+def test_a_limit_of_the_address_space_is_an_error_that_helps():
+    code, out, err = run_python("""
+        import os, resource
+        from shared_numpy.shared_memory import SharedMemory
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        name = "snp-limit-%d" % os.getpid()
+        try:
+            SharedMemory(name, create=True, size=1 << 31, reserve=False)
+        except OSError as error:
+            print(error)
+        assert not os.path.exists("/dev/shm/" + name)
+    """)
+    assert (code, err) == (0, "")
+    assert "cannot map {} bytes".format(1 << 31) in out and "ulimit -v" in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_without_dev_shm_the_error_says_so():
+    code, out, err = run_python("""
+        from shared_numpy.shared_memory import SharedMemory
+        for name in (None, "one"):
+            try:
+                SharedMemory(name, create=True, size=10)
+            except FileNotFoundError as error:
+                print(error)
+    """, wrapper=["unshare", "-m", "sh", "-c",
+                  "mount -t tmpfs none /mnt && mknod -m 666 /mnt/null c 1 3 && "
+                  "mknod -m 666 /mnt/urandom c 1 9 && mount --bind /mnt /dev && exec \"$@\"", "sh"])
+    if "unshare" in err or "mount" in err:
+        pytest.skip("no mount namespaces here: " + err)
+    assert (code, err) == (0, "")
+    assert out.count("there is no /dev/shm here") == 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_ctrl_c_at_any_moment_leaves_nothing(named):
+    # A signal that comes in a system call is raised at the first step of Python code
+    # after it: there the segment exists, and no variable has it yet.
+    code, out, err = run_python("""
+        import os, random, signal, sys
+        from shared_numpy import shared_memory
+
+        class Stop(BaseException):
+            pass
+
+        def stop(number, frame):
+            raise Stop
+
+        def new_name():
+            return "/stop_{}_{}".format(os.getpid(), random.getrandbits(60))
+
+        shared_memory._make_filename = new_name
+        signal.signal(signal.SIGALRM, stop)
+        stopped = 0
+        for _ in range(300):
+            name = new_name() if sys.argv[1] == "True" else None
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-4))
+                for _ in range(50):
+                    shared_memory.SharedMemory(name, create=True, size=30000).unlink()
+            except Stop:
+                stopped += 1
+        print(os.getpid(), stopped)
+    """, str(named))
+    assert code == 0, err
+    pid, stopped = out.split()
+    # What was made and not assigned yet is the tracker's, which has ended by now.
+    assert int(stopped) > 200
+    left = [name for name in os.listdir("/dev/shm") if name.startswith("stop_" + pid)]
+    for name in left:
+        os.unlink("/dev/shm/" + name)
+    assert left == []
+
+
 def test_ten_thousand_objects_under_256_descriptors():
     code, out, err = run_python("""
         import resource
@@ -681,3 +755,19 @@ def test_an_exception_around_the_creation_leaves_nothing_behind(monkeypatch, bef
     assert len(names) == 1
     with pytest.raises(FileNotFoundError):
         SharedMemory(names[0])
+
+
+def test_the_rest_is_found_after_a_change_of_directory():
+    package = os.path.dirname(os.path.abspath(shared_memory.__file__))
+    code, out, err = run_python("""
+        import os, sys
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != sys.argv[1]]
+        os.chdir(sys.argv[1])
+        sys.path.insert(0, ".")
+        import shared_numpy
+        os.chdir("/")
+        sys.path.remove(".")
+        from shared_numpy import shared_memory
+        shared_memory.SharedMemory(create=True, size=10).unlink()
+    """, os.path.dirname(package))
+    assert (code, out, err) == (0, "", "")

@@ -6,7 +6,11 @@ use, so that ``from shared_numpy import shared_memory`` costs neither NumPy nor
 this module does it on every version. Type checkers read ``__init__.pyi``.
 """
 
+import os
 import sys
+
+# What is fetched later must be found from another directory as well.
+__path__ = [os.path.abspath(entry) for entry in __path__]
 
 __all__ = [
     "Queue",

@@ -121,16 +121,22 @@ class SharedMemory:
             _tracker.register("shared_memory", self._name, self._identity)
 
     def _create(self, name, size, reserve):
-        self._mmap, self._identity = _core.segment_create(name, size, self._mode, reserve)
-        self._name = "/" + name.lstrip("/")
-        self._look()
-        if self._track is not False:
-            try:
+        made = []
+        try:
+            # An exception that a signal's handler raises comes up at the next step of
+            # Python code, which an assignment would be. `extend` and `map` are none:
+            # when it is caught, `made` says whether there is a segment of ours.
+            made.extend(map(_core.segment_create, (name,), (size,), (self._mode,), (reserve,)))
+            self._mmap, self._identity = made[0]
+            self._name = "/" + name.lstrip("/")
+            self._look()
+            if self._track is not False:
                 _tracker.register("shared_memory", self._name, self._identity)
-            except BaseException:
-                # A warning made an error: what was created must not stay behind.
-                self.unlink()
-                raise
+        except BaseException:
+            # That, or a warning made an error: what was created must not stay behind.
+            if made:
+                _remove("/" + name.lstrip("/"), made[0][1])
+            raise
 
     def _create_unnamed(self, size, reserve):
         # Nobody else can have a random name, so the tracker may learn of it first:
@@ -176,8 +182,10 @@ class SharedMemory:
         return "{}({!r}, size={})".format(self.__class__.__name__, self.name, self.size)
 
     def __del__(self):
-        # For an opened `_fd`, and for derived classes: theirs call it.
-        self.close()
+        # Derived classes call it. Memory is unmapped without our help; not to do it
+        # here means that a Ctrl-C meanwhile is not lost in an ignored exception.
+        if self._opened_fd >= 0:
+            self.close()
 
     def __enter__(self):
         return self
@@ -251,14 +259,23 @@ class SharedMemory:
         """
         if self._name is None:
             return
-        try:
-            _core.segment_unlink(self._name, self._identity)
-        except FileNotFoundError:
-            _tracker.gone("shared_memory", self._name, self._identity)
-            raise
-        _tracker.gone("shared_memory", self._name, self._identity)
+        _remove(self._name, self._identity)
 
 
 def _reattach(cls, name, size, keywords):
     """Unpickles a `SharedMemory`: attaches to it in this process."""
     return cls(name, False, size, **keywords)
+
+
+def _remove(name, identity):
+    """Removes a name and tells the tracker; FileNotFoundError if it is gone."""
+    gone = []
+    try:
+        # As in `SharedMemory._create`.
+        gone.extend(map(_core.segment_unlink, (name,), (identity,)))
+    except FileNotFoundError:
+        gone.append(None)
+        raise
+    finally:
+        if gone:
+            _tracker.gone("shared_memory", name, identity)

@@ -6,7 +6,7 @@
 
 use pyo3::exceptions::{PyIndexError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use shared_numpy_core::error::Error;
+use shared_numpy_core::error::{Error, words};
 
 /// The exception for `error`.
 pub(crate) fn exception(error: Error) -> PyErr {
@@ -17,12 +17,12 @@ pub(crate) fn exception(error: Error) -> PyErr {
             PyOSError::new_err((errno.raw_os_error(), message))
         }
         Error::Os { name, errno, .. } => {
-            // The system's words alone: tools and people search for them.
-            let words = std::io::Error::from(errno).to_string();
-            let words = words.split(" (os error").next().unwrap_or_default();
-            PyOSError::new_err((errno.raw_os_error(), words.to_owned(), slashed(&name)))
+            PyOSError::new_err((errno.raw_os_error(), words(errno), slashed(&name)))
         }
-        Error::NoSpace { ref name, .. } | Error::Replaced { ref name } => {
+        Error::NoSpace { ref name, .. }
+        | Error::NoPlace { ref name }
+        | Error::NoMemory { ref name, .. }
+        | Error::Replaced { ref name } => {
             let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
             PyOSError::new_err((errno, message, slashed(name)))
         }

@@ -8,6 +8,13 @@ use std::fmt;
 
 use rustix::io::Errno;
 
+/// The system's own words for `errno`: tools and people search for them.
+pub fn words(errno: Errno) -> String {
+    let words = std::io::Error::from(errno).to_string();
+    // Rust adds a number in brackets.
+    words.split(" (os error").next().unwrap_or_default().into()
+}
+
 /// The result of every fallible operation here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -32,6 +39,18 @@ pub enum Error {
         size_bytes: u64,
         /// How much was free, in bytes.
         free_bytes: u64,
+    },
+    /// There is no place where segments could be (`/dev/shm` does not exist).
+    NoPlace {
+        /// The segment's name.
+        name: String,
+    },
+    /// The address space, or its limit, has no room for a segment; nothing was left behind.
+    NoMemory {
+        /// The segment's name.
+        name: String,
+        /// How much was asked for, in bytes.
+        size_bytes: u64,
     },
     /// A name that no segment can have.
     BadName {
@@ -102,6 +121,8 @@ impl Error {
         match self {
             Error::Os { errno, .. } => Some(*errno),
             Error::NoSpace { .. } => Some(Errno::NOSPC),
+            Error::NoPlace { .. } => Some(Errno::NOENT),
+            Error::NoMemory { .. } => Some(Errno::NOMEM),
             Error::Replaced { .. } => Some(Errno::STALE),
             _ => None,
         }
@@ -114,7 +135,7 @@ impl fmt::Display for Error {
             Error::Os {
                 operation, errno, ..
             } => {
-                write!(f, "cannot {operation}: {errno}")
+                write!(f, "cannot {operation}: {}", words(*errno))
             }
             Error::NoSpace {
                 size_bytes,
@@ -125,6 +146,15 @@ impl fmt::Display for Error {
                 "no space left for shared memory: {size_bytes} bytes asked, {free_bytes} bytes free \
                  in /dev/shm; remove unused segments, ask for less, or enlarge /dev/shm \
                  (docker run --shm-size=..., or mount -o remount,size=... /dev/shm)"
+            ),
+            Error::NoPlace { .. } => f.write_str(
+                "there is no /dev/shm here, where shared memory is: mount a tmpfs on it \
+                 (mount -t tmpfs tmpfs /dev/shm)",
+            ),
+            Error::NoMemory { size_bytes, .. } => write!(
+                f,
+                "cannot map {size_bytes} bytes of shared memory: ask for less, or raise the limit \
+                 of the address space (ulimit -v)"
             ),
             Error::BadName { name, reason } => {
                 write!(f, "invalid shared memory name {name:?}: {reason}")

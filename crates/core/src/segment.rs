@@ -77,7 +77,8 @@ impl Segment {
     /// # Errors
     ///
     /// `EEXIST` as [`Error::Os`] when the name is taken, [`Error::NoSpace`] when
-    /// there is no room, and the system's. Nothing is left behind.
+    /// there is no room, [`Error::NoMemory`] when it cannot be mapped,
+    /// [`Error::NoPlace`], and the system's. Nothing is left behind.
     pub fn create(
         name: SegmentName,
         size_bytes: usize,
@@ -87,8 +88,12 @@ impl Segment {
         const CREATE: &str = "create shared memory";
         let flags = OpenFlags::CREATE | OpenFlags::EXCL | OpenFlags::RDWR;
         // 0600 until the mode is set below: nobody gets in earlier than meant.
-        let fd = shm::open(&name, flags, options.mode & 0o600)
-            .map_err(|errno| Error::os(CREATE, name.display(), errno))?;
+        let fd = shm::open(&name, flags, options.mode & 0o600).map_err(|errno| match errno {
+            Errno::NOENT => Error::NoPlace {
+                name: name.display(),
+            },
+            errno => Error::os(CREATE, name.display(), errno),
+        })?;
         let made = Self::fill(&name, &fd, size_bytes, options, keep_going);
         match made {
             Ok((identity, mapping)) => Ok(Segment {
@@ -165,7 +170,13 @@ impl Segment {
         let mapping = shared::find_or_map(status.identity, size_bytes, false, || {
             Mapping::new(fd, size_bytes, false)
         })
-        .map_err(os("map shared memory"))?;
+        .map_err(|errno| match errno {
+            Errno::NOMEM => Error::NoMemory {
+                name: name.display(),
+                size_bytes: wanted_bytes,
+            },
+            errno => os("map shared memory")(errno),
+        })?;
         Ok((status.identity, mapping))
     }
 

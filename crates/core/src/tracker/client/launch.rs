@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -48,7 +47,7 @@ impl Start<'_> {
         drop(held);
         let (socket, child) = match spawned {
             Ok(spawned) => spawned,
-            Err(error) => return cannot_start(program, &error),
+            Err(error) => return cannot_start(&error),
         };
         let answer = await_ready(&socket, Wait::until(Instant::now() + PATIENCE), keep_going);
         match answer {
@@ -68,8 +67,7 @@ impl Start<'_> {
                     // Somebody's doing, not the program's: another may live.
                     _ if ended == Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
                     _ => Ok(Launch::Impossible(format!(
-                        "{} ended before it was ready ({})",
-                        program.display(),
+                        "it ended before it was ready ({})",
                         words(ended)
                     ))),
                 }
@@ -95,15 +93,12 @@ pub(super) fn is_shortage(errno: Errno) -> bool {
     )
 }
 
-fn cannot_start(program: &Path, error: &io::Error) -> Result<Launch> {
+fn cannot_start(error: &io::Error) -> Result<Launch> {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     if is_shortage(errno) {
         return Err(Error::os("start the resource tracker", "", errno));
     }
-    Ok(Launch::Impossible(format!(
-        "{}: {error}",
-        program.display()
-    )))
+    Ok(Launch::Impossible(crate::error::words(errno)))
 }
 
 /// Collects a tracker that is ending, so that it does not stay as a zombie; gives up
