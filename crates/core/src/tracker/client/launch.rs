@@ -95,7 +95,8 @@ pub(super) fn is_shortage(errno: Errno) -> bool {
 
 fn cannot_start(error: &io::Error) -> Result<Launch> {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-    if is_shortage(errno) {
+    // A limit on processes (EAGAIN) is as lasting as a sandbox: memory works without.
+    if is_shortage(errno) && errno != Errno::AGAIN {
         return Err(Error::os("start the resource tracker", "", errno));
     }
     Ok(Launch::Impossible(crate::error::words(errno)))
