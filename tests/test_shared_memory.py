@@ -190,17 +190,22 @@ def test_subclasses_may_end_as_with_the_standard_library(segment, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_fd_of_a_name_that_leads_elsewhere(segment):
-    os.unlink("/dev/shm/" + segment.name)
+def test_fd_of_a_name_that_leads_elsewhere():
+    name = "snp-elsewhere-{}".format(os.getpid())
+    segment = SharedMemory(name, create=True, size=8)
+    os.unlink("/dev/shm/" + name)
     with pytest.raises(FileNotFoundError):
         segment._fd
-    other = SharedMemory(segment.name, create=True, size=8)
-    with pytest.raises(OSError) as raised:
-        segment._fd
-    assert raised.value.errno == errno.ESTALE
-    with pytest.raises(FileNotFoundError, match="created anew"):
-        segment.unlink()
-    other.unlink()
+    other = SharedMemory(name, create=True, size=8)
+    try:
+        with pytest.raises(OSError) as raised:
+            segment._fd
+        assert raised.value.errno == errno.ESTALE
+        with pytest.raises(FileNotFoundError, match="created anew"):
+            segment.unlink()
+        assert exists(name)
+    finally:
+        other.unlink()
 
 
 def test_subclass_with_flags_of_its_own(segment):

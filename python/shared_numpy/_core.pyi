@@ -78,6 +78,12 @@ def segment_attach(name: _Name, flags: int, mode: int, readonly: bool) -> tuple[
 def segment_reopen(name: _Name, identity: _Identity, readonly: bool) -> int:
     """A new descriptor of a segment's file, the caller's to close. OSError if the name leads elsewhere by now."""
 
+def segment_remove(name: _Name, identity: _Identity, check: bool) -> bool:
+    """Removes a name and tells the tracker; False when the caller still has to tell it.
+
+    With `check` only if it leads to `identity`; another segment's name counts as gone.
+    """
+
 def segment_unlink(name: _Name, identity: _Identity | None = None) -> None:
     """Removes a name. FileNotFoundError if there is none, or if it does not lead to `identity`."""
 

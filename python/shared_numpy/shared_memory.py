@@ -82,6 +82,7 @@ class SharedMemory:
     _track = None
     _readonly = False
     _identity = None
+    _generated = False
     _opened_fd = -1
 
     def __init__(self, name=None, create=False, size=0, *, track=None,
@@ -150,6 +151,7 @@ class SharedMemory:
                 self._mmap, self._identity = _core.segment_create(
                     name, size, self._mode, reserve)
                 self._name = name
+                self._generated = True
                 self._look()
                 return
             except FileExistsError:
@@ -254,12 +256,12 @@ class SharedMemory:
         Raises
         ------
         FileNotFoundError
-            It was removed before (also if another segment bears the name by now,
-            which is left alone).
+            It was removed before (also if another segment bears the name that the
+            caller chose, which is left alone).
         """
         if self._name is None:
             return
-        _remove(self._name, self._identity)
+        _remove(self._name, self._identity, self._generated)
 
 
 def _reattach(cls, name, size, keywords):
@@ -267,15 +269,15 @@ def _reattach(cls, name, size, keywords):
     return cls(name, False, size, **keywords)
 
 
-def _remove(name, identity):
-    """Removes a name and tells the tracker; FileNotFoundError if it is gone."""
-    gone = []
+def _remove(name, identity, generated=False):
+    """Removes a name and tells the tracker; FileNotFoundError if it is gone.
+
+    A `generated` name can have become nobody else's: that look is saved.
+    """
     try:
-        # As in `SharedMemory._create`.
-        gone.extend(map(_core.segment_unlink, (name,), (identity,)))
+        if _core.segment_remove(name, identity, not generated):
+            return
     except FileNotFoundError:
-        gone.append(None)
+        _tracker.gone("shared_memory", name, identity)
         raise
-    finally:
-        if gone:
-            _tracker.gone("shared_memory", name, identity)
+    _tracker.gone("shared_memory", name, identity)

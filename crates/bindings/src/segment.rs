@@ -11,6 +11,8 @@ use shared_numpy_core::error::Error;
 use shared_numpy_core::name::SegmentName;
 use shared_numpy_core::segment::{self, CreateOptions, Reserve};
 use shared_numpy_core::sys::shm::{Identity, OpenFlags};
+use shared_numpy_core::tracker::client;
+use shared_numpy_core::tracker::protocol::ResourceType;
 
 use crate::error::exception;
 use crate::exporter;
@@ -130,10 +132,27 @@ fn segment_unlink(name: OsString, identity: Option<(u64, u64)>) -> PyResult<()> 
     })
 }
 
+/// Removes a name, only if it still leads to `identity` where `check` asks for that,
+/// and tells the tracker in the same breath: no signal's handler can come in between.
+///
+/// True when the tracker has been told; otherwise the caller still has to.
+#[pyfunction]
+fn segment_remove(name: OsString, identity: (u64, u64), check: bool) -> PyResult<bool> {
+    segment_unlink(name.clone(), check.then_some(identity))?;
+    let (dev, ino) = identity;
+    let told = client::shared().try_gone(
+        ResourceType::SharedMemory,
+        name.as_bytes(),
+        Identity { dev, ino },
+    );
+    Ok(told.unwrap_or(false))
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(segment_create, m)?)?;
     m.add_function(wrap_pyfunction!(segment_attach, m)?)?;
     m.add_function(wrap_pyfunction!(segment_reopen, m)?)?;
     m.add_function(wrap_pyfunction!(segment_unlink, m)?)?;
+    m.add_function(wrap_pyfunction!(segment_remove, m)?)?;
     Ok(())
 }
