@@ -32,6 +32,7 @@ __all__ = [
     "list_size",
     "segment_attach",
     "segment_create",
+    "segment_remove",
     "segment_reopen",
     "segment_unlink",
     "shm_open",
