@@ -160,6 +160,19 @@ impl Mapping {
             .map_err(|errno| Error::os("commit shared memory", "", errno))
     }
 
+    /// Gives back the whole pages under these bytes, without a descriptor; how many
+    /// bytes. They read as zero then and are not committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`]; the system's.
+    pub fn remove(&self, offset: usize, len: usize) -> Result<u64> {
+        self.writable_range(offset, len)?;
+        self.map
+            .remove(offset, len)
+            .map_err(|errno| Error::os("give back shared memory", "", errno))
+    }
+
     /// Replaces the word at `offset` by `new` if it is `current`, in one step.
     ///
     /// The inner result tells what was found: `Ok(current)` or `Err(other)`.

@@ -1,4 +1,4 @@
-//! The chain of a pool's segments and its free lists: what the pool's lock guards.
+//! The chain of a pool's segments and its free lists.
 //!
 //! Guarantees: memory that is free is offered before any is added, last freed first
 //! (its pages are mapped and warm); a free block is on exactly one list; private to
@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::backing::Commit;
 use super::classes::{self, CLASSES};
 use super::family::Family;
-use super::owned::{Owned, Plan};
+use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
 use crate::error::{Error, Result};
 use crate::layout::{BLOCKS_MAX, Participant};
@@ -37,6 +38,8 @@ pub(super) struct Chain {
     free: Vec<Vec<(usize, usize)>>,
     /// Free memory that is committed.
     pub(super) recycled_bytes: u64,
+    /// Memory of blocks that is committed, free or not.
+    pub(super) committed_bytes: u64,
     until_collect: u32,
     scratch: Vec<usize>,
 }
@@ -49,20 +52,20 @@ impl Chain {
             next_segment_bytes: options.first_segment_bytes,
             free: vec![Vec::new(); CLASSES],
             recycled_bytes: 0,
+            committed_bytes: 0,
             until_collect: COLLECT_EVERY,
             scratch: Vec::new(),
             options,
         }
     }
 
-    /// A block of at least this class, closed and not yet committed if it was given
-    /// back: one that is free, or a new one.
+    /// A block of at least this class, closed and perhaps not committed: one that is
+    /// free, or a new one.
     pub(super) fn find(
         &mut self,
         class: usize,
         family: &Arc<Family>,
         me: Participant,
-        keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<(usize, usize)> {
         self.until_collect -= 1;
         if self.until_collect == 0 {
@@ -72,17 +75,23 @@ impl Chain {
             return Ok(found);
         }
         self.collect()?;
-        match self.pop_free(class) {
-            Some(found) => Ok(found),
-            None => self.grow(class, family, me, keep_going),
+        if let Some(found) = self.pop_free(class) {
+            return Ok(found);
         }
+        if (self.options.before_growing)() {
+            self.collect()?;
+            if let Some(found) = self.pop_free(class) {
+                return Ok(found);
+            }
+        }
+        self.grow(class, family, me)
     }
 
     fn pop_free(&mut self, class: usize) -> Option<(usize, usize)> {
         let last = (class + LARGER_CLASSES).min(CLASSES - 1);
         for class in class..=last {
             if let Some((segment, block)) = self.free[class].pop() {
-                if !self.segments[segment].blocks[block].is_punched {
+                if self.segments[segment].blocks[block].pages == Pages::Committed {
                     self.recycled_bytes -= classes::class_bytes(class);
                 }
                 return Some((segment, block));
@@ -95,7 +104,7 @@ impl Chain {
         let own = &mut self.segments[segment].blocks[block];
         own.is_open = false;
         let class = usize::from(own.class);
-        if !own.is_punched {
+        if own.pages == Pages::Committed {
             self.recycled_bytes += classes::class_bytes(class);
         }
         self.free[class].push((segment, block));
@@ -124,20 +133,48 @@ impl Chain {
         Ok(())
     }
 
+    /// Asks whether the pool may grow by a block that is to be committed, and begins with
+    /// it: what is left to do without a lock, if anything.
+    pub(super) fn begin_commit(&mut self, segment: usize, block: usize) -> Result<Option<Commit>> {
+        let own = self.segments[segment].blocks[block];
+        if own.pages == Pages::Committed {
+            return Ok(None);
+        }
+        let size = own.size_bytes();
+        if let Err(error) = (self.options.limit)(size, self.committed_bytes) {
+            // What nobody uses is not worth an error.
+            if self.recycled_bytes == 0 {
+                return Err(error);
+            }
+            self.trim_to(self.recycled_bytes.saturating_sub(size))?;
+            (self.options.limit)(size, self.committed_bytes)?;
+        }
+        let commit = self.segments[segment].to_commit(block)?;
+        if commit.is_none() {
+            self.committed_bytes += size;
+        }
+        Ok(commit)
+    }
+
+    /// What [`Chain::begin_commit`] left to do is done.
+    pub(super) fn end_commit(&mut self, segment: usize, block: usize) {
+        let owned = &mut self.segments[segment];
+        owned.is_committed(block);
+        self.committed_bytes += owned.blocks[block].size_bytes();
+    }
+
     /// Makes a new block: in the current segment, or in a new one.
     fn grow(
         &mut self,
         class: usize,
         family: &Arc<Family>,
         me: Participant,
-        keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<(usize, usize)> {
         let size = classes::class_bytes(class);
-        (self.options.limit)(size)?;
         let is_single = size > self.options.own_segment_above_bytes;
         if !is_single
             && let Some(current) = self.current
-            && let Some(block) = self.segments[current].carve(class, keep_going)?
+            && let Some(block) = self.segments[current].carve(class)?
         {
             return Ok((current, block));
         }
@@ -146,7 +183,7 @@ impl Chain {
         } else {
             self.create_in_chain(size, family, me)?
         };
-        let block = owned.carve(class, keep_going)?;
+        let block = owned.carve(class)?;
         let number = self.segments.len();
         self.segments.push(owned);
         if !is_single {
@@ -214,8 +251,9 @@ impl Chain {
                 if self.recycled_bytes <= keep_bytes {
                     break;
                 }
-                if !self.segments[segment].blocks[block].is_punched {
+                if self.segments[segment].blocks[block].pages == Pages::Committed {
                     self.recycled_bytes -= size;
+                    self.committed_bytes -= size;
                     given_back += self.segments[segment].punch(block)?;
                 }
             }

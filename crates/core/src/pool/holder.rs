@@ -1,10 +1,14 @@
 //! What this process holds of one segment.
 //!
-//! Guarantees: however many threads and objects use a block, the process's row has
-//! one bit for it, set from the first to the last; a handle of an earlier life is
-//! refused without touching the row; nothing here waits for another process.
+//! Guarantees: however many objects use a block, the process's row has one bit for
+//! it, set from the first to the last; a handle of an earlier life is refused without
+//! touching the row; nothing here waits for another process. What a process holds
+//! through its parent, since before a fork, is told apart.
+//!
+//! Not locked: who shares one between threads has a lock, which must also be held
+//! across `fork` (`participation` does both).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::protocol;
 use super::segment::{BlockInfo, Place, PoolSegment};
@@ -18,14 +22,14 @@ use crate::sync::Ordering;
 #[derive(Debug)]
 pub struct Holder {
     segment: Arc<PoolSegment>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    me: Participant,
+    /// `None` in a child that could not be counted: its parent holds for both.
+    me: Option<Participant>,
+    /// How many forks lie between the first holder of this row's line and us.
+    epoch: u32,
     /// By block; grows up to the highest that was ever held.
     held: Vec<Local>,
+    /// How many blocks are held.
+    held_blocks: usize,
 }
 
 /// How often this process holds a block, and in which of its lives.
@@ -33,6 +37,9 @@ struct State {
 struct Local {
     generation: u64,
     count: u32,
+    /// How many of them are the parent's, if `epoch` is the holder's; else all are.
+    inherited: u32,
+    epoch: u32,
 }
 
 impl Holder {
@@ -48,13 +55,12 @@ impl Holder {
                 "the row of this process is not registered",
             ));
         }
-        let state = State {
-            me,
-            held: Vec::new(),
-        };
         Ok(Holder {
             segment,
-            state: Mutex::new(state),
+            me: Some(me),
+            epoch: 0,
+            held: Vec::new(),
+            held_blocks: 0,
         })
     }
 
@@ -68,17 +74,10 @@ impl Holder {
     /// # Errors
     ///
     /// [`Error::Stale`] when the block was given back since.
-    pub fn take(&self, block: usize, generation: u64) -> Result<BlockInfo> {
-        let mut state = self.lock();
-        self.take_locked(&mut state, block, generation)
-    }
-
-    fn take_locked(&self, state: &mut State, block: usize, generation: u64) -> Result<BlockInfo> {
+    pub fn take(&mut self, block: usize, generation: u64) -> Result<BlockInfo> {
         let info = self.segment.block(block)?;
-        let me = state.me;
-        let local = state.local(block, generation)?;
-        if local.count == 0 {
-            self.check_alive(me)?;
+        if !self.is_held(block, generation)? {
+            let me = self.living()?;
             let place = Place::of(block);
             let bits = self.segment.bits(me.slot, place.word)?;
             let now = self.segment.generation(block)?;
@@ -89,7 +88,7 @@ impl Holder {
                 return Err(Error::Stale);
             }
         }
-        local.hold(generation)?;
+        self.hold(block, generation)?;
         Ok(BlockInfo { generation, ..info })
     }
 
@@ -100,15 +99,13 @@ impl Holder {
     ///
     /// [`Error::Stale`] when the token is claimed or expired and the block was given
     /// back since.
-    pub fn claim(&self, token: TokenName, block: usize, generation: u64) -> Result<BlockInfo> {
-        let mut state = self.lock();
+    pub fn claim(&mut self, token: TokenName, block: usize, generation: u64) -> Result<BlockInfo> {
         let info = self.segment.block(block)?;
-        let me = state.me;
-        let local = state.local(block, generation)?;
+        let was_held = self.is_held(block, generation)?;
+        let me = self.living()?;
         let place = Place::of(block);
         let bits = self.segment.bits(me.slot, place.word)?;
-        if local.count == 0 {
-            self.check_alive(me)?;
+        if !was_held {
             bits.fetch_or(place.bit, Ordering::AcqRel);
             point("claim.held");
         }
@@ -121,14 +118,14 @@ impl Holder {
         let is_good =
             protocol::is_open(generation) && info.generation.wrapping_sub(generation) <= 1;
         if is_mine && is_good {
-            local.hold(generation)?;
+            self.hold(block, generation)?;
             return Ok(BlockInfo { generation, ..info });
         }
-        if local.count == 0 {
+        if !was_held {
             let (dirty, dirty_bit) = self.segment.dirty(place.word)?;
             protocol::release(bits, place.bit, dirty, dirty_bit);
         }
-        self.take_locked(&mut state, block, generation)
+        self.take(block, generation)
     }
 
     /// Holds a block once more that this process holds already.
@@ -136,10 +133,9 @@ impl Holder {
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when it does not.
-    pub fn retain(&self, block: usize) -> Result<()> {
-        let mut state = self.lock();
-        let local = state.held_local(block)?;
-        local.hold(local.generation)
+    pub fn retain(&mut self, block: usize) -> Result<()> {
+        let generation = self.held_local(block)?.generation;
+        self.hold(block, generation)
     }
 
     /// Holds a block once less; `true` when this was the last and the block may be
@@ -148,17 +144,27 @@ impl Holder {
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when this process does not hold it.
-    pub fn release(&self, block: usize) -> Result<bool> {
-        let mut state = self.lock();
-        let me = state.me;
-        let local = state.held_local(block)?;
+    pub fn release(&mut self, block: usize) -> Result<bool> {
+        self.release_since(block, self.epoch)
+    }
+
+    /// As [`Holder::release`], for a hold that was taken in fork epoch `since`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Holder::release`].
+    pub fn release_since(&mut self, block: usize, since: u32) -> Result<bool> {
+        let epoch = self.epoch;
+        let local = self.held_local(block)?;
+        local.settle(epoch);
+        if since != epoch {
+            local.inherited = local.inherited.saturating_sub(1);
+        }
         local.count -= 1;
         let is_last = local.count == 0;
         if is_last {
-            let place = Place::of(block);
-            let (dirty, dirty_bit) = self.segment.dirty(place.word)?;
-            let bits = self.segment.bits(me.slot, place.word)?;
-            protocol::release(bits, place.bit, dirty, dirty_bit);
+            self.held_blocks -= 1;
+            self.clear_bit(block)?;
         }
         Ok(is_last)
     }
@@ -168,81 +174,134 @@ impl Holder {
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when it does not hold it; [`Error::Full`].
-    pub fn make_token(&self, block: usize, now_s: u64) -> Result<TokenName> {
-        let mut state = self.lock();
-        let me = state.me;
-        // Checked under the lock, which keeps other threads from dropping it meanwhile.
-        state.held_local(block)?;
+    pub fn make_token(&mut self, block: usize, now_s: u64) -> Result<TokenName> {
+        self.held_local(block)?;
+        let me = self.living()?;
         self.segment.make_token(me, block, now_s)
     }
 
     /// How many blocks this process holds.
     pub fn held_blocks(&self) -> usize {
-        let state = self.lock();
-        state.held.iter().filter(|local| local.count > 0).count()
+        self.held_blocks
+    }
+
+    /// How many of them it holds since before a fork, and their size in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] for garbage in the block table.
+    pub fn inherited(&self) -> Result<(usize, u64)> {
+        let (mut blocks, mut bytes) = (0, 0);
+        for (block, local) in self.held.iter().enumerate() {
+            if local.inherited_in(self.epoch) > 0 {
+                blocks += 1;
+                bytes += self.segment.block(block)?.size_bytes as u64;
+            }
+        }
+        Ok((blocks, bytes))
+    }
+
+    /// Lets go of all that is held since before a fork; how many blocks.
+    ///
+    /// # Errors
+    ///
+    /// None but those of a mapping that is read-only.
+    pub fn drop_inherited(&mut self) -> Result<usize> {
+        let epoch = self.epoch;
+        let mut dropped = 0;
+        for block in 0..self.held.len() {
+            let local = &mut self.held[block];
+            local.settle(epoch);
+            let inherited = std::mem::take(&mut local.inherited);
+            if inherited == 0 {
+                continue;
+            }
+            dropped += 1;
+            local.count = local.count.saturating_sub(inherited);
+            if local.count == 0 {
+                self.held_blocks -= 1;
+                self.clear_bit(block)?;
+            }
+        }
+        Ok(dropped)
     }
 
     /// For the owner: holds a closed block that it is about to open.
-    pub(super) fn hold_closed(&self, block: usize, generation: u64) -> Result<()> {
-        let mut state = self.lock();
-        let me = state.me;
-        let local = state.local(block, generation)?;
-        if local.count != 0 {
+    pub(super) fn hold_closed(&mut self, block: usize, generation: u64) -> Result<()> {
+        if self.is_held(block, generation)? {
             return Err(Error::Damaged("a closed block that its owner still uses"));
         }
-        self.check_alive(me)?;
+        let me = self.living()?;
         let place = Place::of(block);
         self.segment
             .bits(me.slot, place.word)?
             .fetch_or(place.bit, Ordering::AcqRel);
-        local.hold(generation)
+        self.hold(block, generation)
     }
 
     /// Holds everything that this process holds once more, and for good: for a parent
     /// whose forked child could not be counted. Allocates nothing.
-    pub fn pin(&self) {
-        for local in &mut self.lock().held {
+    pub fn pin(&mut self) {
+        let epoch = self.epoch;
+        for local in &mut self.held {
             if local.count > 0 {
+                local.settle(epoch);
                 local.count = local.count.saturating_add(1);
             }
         }
     }
 
     /// In a forked child: what the parent held is held by the child's own row, which
-    /// was copied before the fork, and is dropped there.
-    pub fn become_child(&self, child: Participant) {
-        self.lock().me = child;
+    /// was copied before the fork, and is dropped there. Without a `child` the row is
+    /// the parent's, which has pinned it, and stays as it is. Takes constant time.
+    pub fn become_child(&mut self, child: Option<Participant>) {
+        self.me = child;
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// How many forks lie between the first holder of this row's line and this one.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Bits of a participant that left, or was declared dead, hold nothing.
-    fn check_alive(&self, me: Participant) -> Result<()> {
-        if self.segment.family().counts(me) {
-            Ok(())
-        } else {
-            Err(Error::NotAllowed(
+    fn living(&self) -> Result<Participant> {
+        match self.me {
+            Some(me) if self.segment.family().counts(me) => Ok(me),
+            Some(_) => Err(Error::NotAllowed(
                 "this process is no member of its family any more: it left, or was taken for dead",
-            ))
+            )),
+            None => Err(Error::NotAllowed(
+                "this process was forked when its family had no room for it: it keeps the memory \
+                 that it inherited, and can do no more with it",
+            )),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // What is under the lock is changed only where nothing can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the block is held already; refused if it is in another life.
+    fn is_held(&self, block: usize, generation: u64) -> Result<bool> {
+        match self.held.get(block) {
+            Some(local) if local.count > 0 && local.generation != generation => Err(Error::Stale),
+            Some(local) => Ok(local.count > 0),
+            None => Ok(false),
+        }
     }
-}
 
-impl State {
-    /// The count of a block, refused if it is held in another life.
-    fn local(&mut self, block: usize, generation: u64) -> Result<&mut Local> {
+    /// Counts one hold more, the bit being set.
+    fn hold(&mut self, block: usize, generation: u64) -> Result<()> {
         if block >= self.held.len() {
             // The caller has found the block in the table: at most 65536.
             self.held.resize(block + 1, Local::default());
         }
         let local = &mut self.held[block];
-        if local.count > 0 && local.generation != generation {
-            return Err(Error::Stale);
-        }
-        Ok(local)
+        local.settle(self.epoch);
+        local.generation = generation;
+        local.count = local.count.checked_add(1).ok_or(Error::Full {
+            what: "references to one block in one process",
+            limit: u32::MAX as usize,
+        })?;
+        self.held_blocks += usize::from(local.count == 1);
+        Ok(())
     }
 
     fn held_local(&mut self, block: usize) -> Result<&mut Local> {
@@ -251,15 +310,32 @@ impl State {
             _ => Err(Error::NotAllowed("this process does not hold that block")),
         }
     }
+
+    fn clear_bit(&self, block: usize) -> Result<()> {
+        let Some(me) = self.me else {
+            return Ok(()); // the parent's, pinned
+        };
+        let place = Place::of(block);
+        let (dirty, dirty_bit) = self.segment.dirty(place.word)?;
+        let bits = self.segment.bits(me.slot, place.word)?;
+        protocol::release(bits, place.bit, dirty, dirty_bit);
+        Ok(())
+    }
 }
 
 impl Local {
-    fn hold(&mut self, generation: u64) -> Result<()> {
-        self.generation = generation;
-        self.count = self.count.checked_add(1).ok_or(Error::Full {
-            what: "references to one block in one process",
-            limit: u32::MAX as usize,
-        })?;
-        Ok(())
+    /// How many of the holds are from before a fork.
+    fn inherited_in(&self, epoch: u32) -> u32 {
+        if self.epoch == epoch {
+            self.inherited
+        } else {
+            self.count
+        }
+    }
+
+    /// Writes that down, before the count changes.
+    fn settle(&mut self, epoch: u32) {
+        self.inherited = self.inherited_in(epoch);
+        self.epoch = epoch;
     }
 }

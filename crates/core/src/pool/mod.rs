@@ -8,8 +8,10 @@
 //! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
 //! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
-//! `owned`, `chain` and [`owner`] (allocating).
+//! `backing`, `owned`, `chain` and [`owner`] (allocating).
 
+#[cfg(not(loom))]
+mod backing;
 #[cfg(not(loom))]
 mod chain;
 #[cfg(not(loom))]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::backing::{Backing, Commit, no_space};
 use super::classes;
 use super::closer::Closer;
 use super::family::Family;
@@ -50,8 +51,8 @@ impl Plan {
 /// A segment that this process allocates from.
 #[derive(Debug)]
 pub(super) struct Owned {
-    pub(super) fd: OwnedFd,
-    pub(super) holder: Arc<Holder>,
+    pub(super) backing: Backing,
+    pub(super) holder: Holder,
     pub(super) closer: Closer,
     /// Data before this is carved.
     next: u64,
@@ -68,8 +69,24 @@ pub(super) struct Owned {
 pub(super) struct OwnBlock {
     pub(super) offset_bytes: u64,
     pub(super) class: u16,
-    pub(super) is_punched: bool,
+    pub(super) pages: Pages,
     pub(super) is_open: bool,
+}
+
+/// Whether a block's pages are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// Nobody asked for them yet; they may have been committed with a neighbour's.
+    New,
+    Committed,
+    /// They were given back.
+    Punched,
+}
+
+impl OwnBlock {
+    pub(super) fn size_bytes(&self) -> u64 {
+        classes::class_bytes(usize::from(self.class))
+    }
 }
 
 impl Owned {
@@ -117,12 +134,13 @@ impl Owned {
             .shared_word(offset_of!(PoolHeader, magic))?
             .store(POOL_MAGIC, Ordering::Release);
         point("segment.written");
-        let segment = Arc::new(PoolSegment::over(Arc::new(mapping), Arc::clone(family))?);
+        let mapping = Arc::new(mapping);
+        let segment = Arc::new(PoolSegment::over(Arc::clone(&mapping), Arc::clone(family))?);
         segment.register_row(me, Some(fd.as_fd()))?;
         Ok(Owned {
-            holder: Arc::new(Holder::new(Arc::clone(&segment), me)?),
+            holder: Holder::new(Arc::clone(&segment), me)?,
             closer: Closer::of_owner(segment, me)?,
-            fd,
+            backing: Backing::new(fd, mapping)?,
             next: layout.data as u64,
             committed: layout.data as u64,
             table_committed: layout.block_table,
@@ -134,12 +152,9 @@ impl Owned {
         self.holder.segment()
     }
 
-    /// Describes a new block of this class; `None` when the segment is used up.
-    pub(super) fn carve(
-        &mut self,
-        class: usize,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<usize>> {
+    /// Describes a new block of this class; `None` when the segment is used up. Its data
+    /// is committed by what [`Owned::to_commit`] says.
+    pub(super) fn carve(&mut self, class: usize) -> Result<Option<usize>> {
         let segment = Arc::clone(self.segment());
         let layout = segment.layout();
         let size = classes::class_bytes(class);
@@ -150,12 +165,11 @@ impl Owned {
         if end > limit || block >= layout.blocks {
             return Ok(None);
         }
-        self.commit_data(end, limit, keep_going)?;
         let table_end = layout.block(block + 1, 0);
         if table_end > self.table_committed {
             let to = (self.table_committed + TABLE_STEP_BYTES).min(layout.rows);
             let len = (to - self.table_committed) as u64;
-            self.commit(self.table_committed as u64, len, keep_going)?;
+            self.backing.commit(self.table_committed as u64, len)?;
             self.table_committed = to;
         }
         point("allocate.committed");
@@ -175,25 +189,54 @@ impl Owned {
         self.blocks.push(OwnBlock {
             offset_bytes: offset,
             class: class as u16,
-            is_punched: false,
+            pages: Pages::New,
             is_open: false,
         });
         Ok(Some(block))
     }
 
-    /// Opens a closed block, held once by this process, and returns its generation.
-    pub(super) fn open(
-        &mut self,
-        block: usize,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<u64> {
+    /// Commits a small block at once, together with what is likely to be asked for next;
+    /// for a large one says what is to be done, which takes long.
+    pub(super) fn to_commit(&mut self, block: usize) -> Result<Option<Commit>> {
         let own = self.blocks[block];
-        if own.is_punched {
-            let size = classes::class_bytes(usize::from(own.class));
-            self.commit(own.offset_bytes, size, keep_going)?;
-            self.blocks[block].is_punched = false;
-            point("allocate.committed");
+        if own.pages == Pages::Committed {
+            return Ok(None);
         }
+        let size = own.size_bytes();
+        let end = own.offset_bytes + size;
+        if size > COMMIT_AHEAD_BYTES / 4 {
+            return Ok(Some(self.backing.commit_later(own.offset_bytes, size)));
+        }
+        if end > self.committed {
+            let limit = self.segment().mapping().len() as u64;
+            // From the block on: what lies between was a large block's, or is padding.
+            let ahead = (own.offset_bytes + COMMIT_AHEAD_BYTES).min(limit);
+            if self
+                .backing
+                .commit(own.offset_bytes, ahead - own.offset_bytes)
+                .is_ok()
+            {
+                self.committed = ahead;
+            } else {
+                self.backing.commit(own.offset_bytes, size)?;
+            }
+        } else if own.pages == Pages::Punched {
+            self.backing.commit(own.offset_bytes, size)?;
+        }
+        self.is_committed(block);
+        Ok(None)
+    }
+
+    /// The block's pages are there.
+    pub(super) fn is_committed(&mut self, block: usize) {
+        self.blocks[block].pages = Pages::Committed;
+        point("allocate.committed");
+    }
+
+    /// Opens a closed and committed block, held once by this process, and returns its
+    /// generation.
+    pub(super) fn open(&mut self, block: usize) -> Result<u64> {
+        debug_assert!(self.blocks[block].pages == Pages::Committed);
         let segment = Arc::clone(self.segment());
         let generation = segment.generation(block)?;
         let closed = generation.load(Ordering::Acquire);
@@ -211,52 +254,13 @@ impl Owned {
 
     /// Gives the pages of a closed block back; how many bytes.
     pub(super) fn punch(&mut self, block: usize) -> Result<u64> {
-        let own = self.blocks[block];
+        let own = &mut self.blocks[block];
         debug_assert!(!own.is_open);
-        let size = classes::class_bytes(usize::from(own.class));
+        let (offset, size) = (own.offset_bytes, own.size_bytes());
         // Before the call: should it fail half-way the range is committed anew.
-        self.blocks[block].is_punched = true;
-        let bytes = anon::punch(&self.fd, own.offset_bytes, size)
-            .map_err(|errno| Error::os("give back shared memory", "", errno))?;
+        own.pages = Pages::Punched;
+        let bytes = self.backing.punch(offset, size)?;
         point("trim.punched");
         Ok(bytes)
-    }
-
-    fn commit_data(
-        &mut self,
-        end: u64,
-        limit: u64,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<()> {
-        if end <= self.committed {
-            return Ok(());
-        }
-        let from = self.committed;
-        let ahead = (from + COMMIT_AHEAD_BYTES).min(limit);
-        if ahead > end && self.commit(from, ahead - from, keep_going).is_ok() {
-            self.committed = ahead;
-            return Ok(());
-        }
-        self.commit(from, end - from, keep_going)?;
-        self.committed = end;
-        Ok(())
-    }
-
-    fn commit(&self, offset: u64, len: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-        anon::commit(&self.fd, offset, len, keep_going)
-            .map_err(|errno| no_space(errno, len, &self.fd))
-    }
-}
-
-/// The error for a commit that failed.
-fn no_space(errno: Errno, size_bytes: u64, fd: &OwnedFd) -> Error {
-    match errno {
-        Errno::NOSPC => Error::NoSpace {
-            name: String::new(),
-            size_bytes,
-            free_bytes: crate::sys::shm::free_bytes(fd).unwrap_or(0),
-        },
-        Errno::CANCELED => Error::Interrupted,
-        errno => Error::os("commit shared memory", "", errno),
     }
 }

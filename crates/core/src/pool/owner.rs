@@ -7,16 +7,20 @@
 //! memory goes back to the system.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use super::backing::Commit;
 use super::chain::Chain;
 use super::classes;
 use super::family::Family;
 use super::holder::Holder;
+use super::owned::Pages;
+use super::segment::PoolSegment;
 use crate::error::{Error, Result};
 use crate::layout::{Participant, SEGMENT_MAX_BYTES};
 use crate::sys::anon;
+use crate::sys::fd::CachedFd;
 
 /// Data of the first segment of a chain, in bytes; each further one doubles.
 pub const FIRST_SEGMENT_BYTES: u64 = 64 << 20;
@@ -30,8 +34,12 @@ pub const KEEP_BYTES: u64 = 256 << 20;
 
 /// Makes the file of a new segment of so many bytes; where a tracker is told.
 pub type Source = Box<dyn FnMut(u64) -> Result<OwnedFd> + Send>;
-/// Asked before the pool grows by so many bytes; where limits are checked.
-pub type Limit = Box<dyn FnMut(u64) -> Result<()> + Send>;
+/// Asked before so many bytes more are committed, when so many are; where limits are
+/// checked.
+pub type Limit = Box<dyn FnMut(u64, u64) -> Result<()> + Send>;
+/// Asked before the pool grows: whether holders were found dead, so that memory may have
+/// become free.
+pub type BeforeGrowing = Box<dyn FnMut() -> bool + Send>;
 
 /// What a pool is made of.
 pub struct PoolOptions {
@@ -39,6 +47,8 @@ pub struct PoolOptions {
     pub source: Source,
     /// What may refuse growth.
     pub limit: Limit,
+    /// What may make growth needless.
+    pub before_growing: BeforeGrowing,
     /// Data of the first segment, in bytes.
     pub first_segment_bytes: u64,
     /// Blocks larger than this have a segment of their own, in bytes.
@@ -54,7 +64,8 @@ impl Default for PoolOptions {
                 anon::create(size_bytes)
                     .map_err(|errno| Error::os("create a pool segment", "", errno))
             }),
-            limit: Box::new(|_| Ok(())),
+            limit: Box::new(|_, _| Ok(())),
+            before_growing: Box::new(|| false),
             first_segment_bytes: FIRST_SEGMENT_BYTES,
             own_segment_above_bytes: OWN_SEGMENT_ABOVE_BYTES,
             keep_bytes: KEEP_BYTES,
@@ -95,23 +106,36 @@ pub struct PoolStats {
     pub in_use_bytes: u64,
     /// Free blocks with their pages.
     pub recycled_bytes: u64,
-    /// Free blocks whose pages were given back.
+    /// Free blocks without pages.
     pub punched_bytes: u64,
+    /// Memory of blocks that is committed, free or not.
+    pub committed_bytes: u64,
 }
 
-/// The pool of this process.
+/// The pool of this process. Not locked: see [`Holder`].
 #[derive(Debug)]
 pub struct Pool {
     family: Arc<Family>,
     me: Participant,
-    state: Mutex<Chain>,
+    chain: Chain,
+}
+
+/// A block that was found and is not open yet: to be passed to [`Pool::finish`] or
+/// [`Pool::abandon`].
+#[must_use]
+#[derive(Debug)]
+pub struct Opening {
+    segment: usize,
+    block: usize,
+    /// What must be done before it is finished. It takes long and needs no lock.
+    pub commit: Option<Commit>,
 }
 
 impl Pool {
     /// An empty pool of `me`.
     pub fn new(family: Arc<Family>, me: Participant, options: PoolOptions) -> Self {
-        let state = Mutex::new(Chain::new(options));
-        Pool { family, me, state }
+        let chain = Chain::new(options);
+        Pool { family, me, chain }
     }
 
     /// Allocates a block of at least `size_bytes`, held once by this process. Its
@@ -122,10 +146,30 @@ impl Pool {
     /// [`Error::NoSpace`], what [`PoolOptions::limit`] said, [`Error::Interrupted`] when
     /// `keep_going` said so, and the system's.
     pub fn allocate(
-        &self,
+        &mut self,
         size_bytes: u64,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<BlockName> {
+        let opening = self.begin(size_bytes)?;
+        let committed = match &opening.commit {
+            Some(commit) => commit.run(keep_going),
+            None => Ok(()),
+        };
+        match committed {
+            Ok(()) => self.finish(opening),
+            Err(error) => {
+                self.abandon(opening);
+                Err(error)
+            }
+        }
+    }
+
+    /// The first half of [`Pool::allocate`]: finds a block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::allocate`].
+    pub fn begin(&mut self, size_bytes: u64) -> Result<Opening> {
         if size_bytes > SEGMENT_MAX_BYTES / 2 {
             return Err(Error::NoSpace {
                 name: String::new(),
@@ -134,10 +178,33 @@ impl Pool {
             });
         }
         let class = classes::class_of(size_bytes);
-        let mut state = self.lock();
-        let (segment, block) = state.find(class, &self.family, self.me, keep_going)?;
-        let owned = &mut state.segments[segment];
-        match owned.open(block, keep_going) {
+        let (segment, block) = self.chain.find(class, &self.family, self.me)?;
+        match self.chain.begin_commit(segment, block) {
+            Ok(commit) => Ok(Opening {
+                segment,
+                block,
+                commit,
+            }),
+            Err(error) => {
+                self.chain.push_free(segment, block);
+                Err(error)
+            }
+        }
+    }
+
+    /// The second half: opens it, its memory being committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] for garbage in the segment; [`Error::NotAllowed`] when this
+    /// process was declared dead.
+    pub fn finish(&mut self, opening: Opening) -> Result<BlockName> {
+        let Opening { segment, block, .. } = opening;
+        if opening.commit.is_some() {
+            self.chain.end_commit(segment, block);
+        }
+        let owned = &mut self.chain.segments[segment];
+        match owned.open(block) {
             Ok(generation) => {
                 let own = owned.blocks[block];
                 Ok(BlockName {
@@ -145,14 +212,19 @@ impl Pool {
                     block,
                     generation,
                     offset_bytes: own.offset_bytes as usize,
-                    size_bytes: classes::class_bytes(usize::from(own.class)) as usize,
+                    size_bytes: own.size_bytes() as usize,
                 })
             }
             Err(error) => {
-                state.push_free(segment, block);
+                self.chain.push_free(segment, block);
                 Err(error)
             }
         }
+    }
+
+    /// Instead of the second half.
+    pub fn abandon(&mut self, opening: Opening) {
+        self.chain.push_free(opening.segment, opening.block);
     }
 
     /// Drops one hold of this process; the block is free at once if it was the last
@@ -161,20 +233,18 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when this process does not hold it.
-    pub fn release(&self, segment: usize, block: usize) -> Result<()> {
-        if !self.holder(segment)?.release(block)? {
+    pub fn release(&mut self, segment: usize, block: usize) -> Result<()> {
+        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        if !owned.holder.release(block)? {
             return Ok(());
         }
-        let mut state = self.lock();
-        let owned = &mut state.segments[segment];
-        // Another thread may have freed it since; and a damaged table may have named a
-        // block that this process never described.
+        // A damaged table may have named a block that this process never described.
         let is_open = owned.blocks.get(block).is_some_and(|own| own.is_open);
         if is_open && owned.closer.close(block)? {
-            state.push_free(segment, block);
-            let keep_bytes = state.options.keep_bytes;
-            if state.recycled_bytes > keep_bytes {
-                state.trim_to(keep_bytes)?;
+            self.chain.push_free(segment, block);
+            let keep_bytes = self.chain.options.keep_bytes;
+            if self.chain.recycled_bytes > keep_bytes {
+                self.chain.trim_to(keep_bytes)?;
             }
         }
         Ok(())
@@ -185,37 +255,75 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Stale`] for a segment that the pool does not have.
-    pub fn holder(&self, segment: usize) -> Result<Arc<Holder>> {
-        let state = self.lock();
-        let owned = state.segments.get(segment).ok_or(Error::Stale)?;
-        Ok(Arc::clone(&owned.holder))
+    pub fn holder(&mut self, segment: usize) -> Result<&mut Holder> {
+        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        Ok(&mut owned.holder)
+    }
+
+    /// A segment of the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] for a segment that the pool does not have.
+    pub fn segment(&self, segment: usize) -> Result<&Arc<PoolSegment>> {
+        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
+        Ok(owned.segment())
+    }
+
+    /// How many segments the pool has.
+    pub fn segments(&self) -> usize {
+        self.chain.segments.len()
     }
 
     /// A descriptor of a segment, to be given to who attaches it.
     ///
     /// # Errors
     ///
-    /// [`Error::Stale`] for a segment that the pool does not have; the system's.
+    /// [`Error::Stale`] for a segment that the pool does not have, and for one whose
+    /// descriptor somebody closed; the system's.
     pub fn segment_fd(&self, segment: usize) -> Result<OwnedFd> {
-        let state = self.lock();
-        let owned = state.segments.get(segment).ok_or(Error::Stale)?;
-        rustix::io::fcntl_dupfd_cloexec(&owned.fd, 3)
+        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
+        let fd = owned.backing.fd().ok_or(Error::Stale)?;
+        rustix::io::fcntl_dupfd_cloexec(fd, 3)
             .map_err(|errno| Error::os("duplicate a descriptor", "", errno))
     }
 
+    /// The number of that descriptor in this process, for handles.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] for a segment that the pool does not have.
+    pub fn segment_fd_number(&self, segment: usize) -> Result<i32> {
+        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
+        Ok(owned.backing.number())
+    }
+
     /// Counts a child that is about to be forked: copies this process's rows into the
-    /// rows of `child`, a slot reserved for it.
+    /// rows of `child`, a slot reserved for it. Allocates nothing.
     ///
     /// # Errors
     ///
     /// Those of committing a row; this process must then keep what it holds.
     pub fn copy_rows(&self, child: Participant) -> Result<()> {
-        let state = self.lock();
-        for owned in &state.segments {
-            let fd: BorrowedFd<'_> = owned.fd.as_fd();
-            owned.segment().copy_row(self.me, child, Some(fd))?;
+        for owned in &self.chain.segments {
+            let fd = owned.backing.fd();
+            owned.segment().copy_row(self.me, child, fd)?;
         }
         Ok(())
+    }
+
+    /// Keeps what it holds, for good. See [`Holder::pin`].
+    pub fn pin(&mut self) {
+        for owned in &mut self.chain.segments {
+            owned.holder.pin();
+        }
+    }
+
+    /// In a forked child: what is left of its parent's pool, segment by segment.
+    /// Allocates nothing.
+    pub fn into_holders(self) -> impl Iterator<Item = (Holder, CachedFd)> {
+        let segments = self.chain.segments.into_iter();
+        segments.map(|owned| (owned.holder, owned.backing.into_fd()))
     }
 
     /// Finds what other processes dropped.
@@ -223,8 +331,8 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Damaged`] for garbage in a segment.
-    pub fn collect(&self) -> Result<()> {
-        self.lock().collect()
+    pub fn collect(&mut self) -> Result<()> {
+        self.chain.collect()
     }
 
     /// Gives all free memory back to the system; how many bytes.
@@ -232,33 +340,26 @@ impl Pool {
     /// # Errors
     ///
     /// The system's, and as [`Pool::collect`].
-    pub fn trim(&self) -> Result<u64> {
-        let mut state = self.lock();
-        state.collect()?;
-        state.trim_to(0)
+    pub fn trim(&mut self) -> Result<u64> {
+        self.chain.collect()?;
+        self.chain.trim_to(0)
     }
 
     /// What the pool has.
     pub fn stats(&self) -> PoolStats {
-        let state = self.lock();
         let mut stats = PoolStats {
-            segments: state.segments.len(),
+            segments: self.chain.segments.len(),
+            committed_bytes: self.chain.committed_bytes,
             ..PoolStats::default()
         };
-        for own in state.segments.iter().flat_map(|owned| &owned.blocks) {
-            let bytes = classes::class_bytes(usize::from(own.class));
-            let sum = match (own.is_open, own.is_punched) {
+        for own in self.chain.segments.iter().flat_map(|owned| &owned.blocks) {
+            let sum = match (own.is_open, own.pages) {
                 (true, _) => &mut stats.in_use_bytes,
-                (false, false) => &mut stats.recycled_bytes,
-                (false, true) => &mut stats.punched_bytes,
+                (false, Pages::Committed) => &mut stats.recycled_bytes,
+                (false, _) => &mut stats.punched_bytes,
             };
-            *sum += bytes;
+            *sum += own.size_bytes();
         }
         stats
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Chain> {
-        // A panic under the lock would at worst have lost a free block.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -101,6 +101,37 @@ impl Map {
         }
     }
 
+    /// Gives back the whole pages among `len` bytes from `offset`, in the file too, and
+    /// says how many bytes that were. They read as zero then and are not committed.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a range outside the mapping; the system's.
+    pub fn remove(&self, offset: usize, len: usize) -> Result<u64, Errno> {
+        let page = rustix::param::page_size();
+        let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
+        if end > self.len {
+            return Err(Errno::INVAL);
+        }
+        let (begin, end) = (offset.next_multiple_of(page), end / page * page);
+        if begin >= end {
+            return Ok(0);
+        }
+        // SAFETY: `offset <= begin < end <= self.len`: inside the mapping.
+        let at = unsafe { self.start.add(begin) };
+        loop {
+            // SAFETY: whole pages of the mapping. Their bytes become zero, as if somebody
+            // had written that; nobody has a Rust reference to them.
+            match unsafe {
+                rustix::mm::madvise(at.as_ptr().cast(), end - begin, Advice::LinuxRemove)
+            } {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+                Ok(()) => return Ok((end - begin) as u64),
+            }
+        }
+    }
+
     /// The length in bytes; never zero.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
