@@ -89,6 +89,14 @@ pub enum Error {
     ReadOnly,
     /// A handle, token or participant of an earlier life: what it named is gone.
     Stale,
+    /// A handle of a family that this process is not in; [`crate::participation::join`] it.
+    UnknownFamily,
+    /// A handle that leads nowhere from here: another host, another or an ended program.
+    ForeignHandle(&'static str),
+    /// Memory that cannot be reached without a tracker, and why there is none.
+    TrackerUnavailable(String),
+    /// Memory that was inherited and let go of.
+    Dropped,
     /// A nameless segment of another program, or of another version of this one.
     WrongSegment(&'static str),
     /// Bytes in a segment that make no sense; the segment is not to be trusted.
@@ -184,6 +192,20 @@ impl fmt::Display for Error {
             Error::Stale => f.write_str(
                 "stale handle: the memory it named was given back; \
                  keep a reference, or send the array, while others need it",
+            ),
+            Error::UnknownFamily => f.write_str("the handle is of another program"),
+            Error::ForeignHandle(why) => write!(
+                f,
+                "foreign handle: {why}; send the values instead (numpy.array(a) makes a copy that \
+                 travels anywhere)"
+            ),
+            Error::TrackerUnavailable(why) => write!(
+                f,
+                "the memory cannot be reached: its owner is out of reach, and there is no tracker \
+                 that keeps it ({why})"
+            ),
+            Error::Dropped => f.write_str(
+                "the array was inherited from the parent process, and drop_inherited() let it go",
             ),
             Error::WrongSegment(why) => write!(f, "not a segment that this program can use: {why}"),
             Error::Damaged(what) => write!(f, "damaged shared memory: {what}"),

@@ -18,6 +18,7 @@
 //! - [`array_segment`]: a segment with one array's bytes, which goes with its
 //!   creator unless its name was given out.
 //! - [`pool`]: nameless memory held by the processes that can see it.
+//! - [`participation`]: what this process is in, has and holds; forks.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -33,7 +34,10 @@ pub mod inspect;
 pub mod layout;
 pub mod list;
 pub mod mapping;
+pub mod members;
 pub mod name;
+#[cfg(not(loom))]
+pub mod participation;
 pub mod pool;
 #[cfg(not(loom))]
 pub mod recover;

@@ -61,6 +61,17 @@ impl Mapping {
         self.map.start()
     }
 
+    /// The address of the byte at `offset`, as [`Mapping::start`].
+    ///
+    /// # Panics
+    ///
+    /// When that is outside the mapping.
+    pub fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.len(), "an address outside the mapping");
+        // SAFETY: inside the mapping, as was just checked.
+        unsafe { self.start().add(offset) }
+    }
+
     /// Copies bytes from `offset` into `out`, all of it.
     ///
     /// # Errors

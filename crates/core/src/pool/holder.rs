@@ -26,6 +26,8 @@ pub struct Holder {
     me: Option<Participant>,
     /// How many forks lie between the first holder of this row's line and us.
     epoch: u32,
+    /// What was held since before this epoch was let go.
+    dropped_before: u32,
     /// By block; grows up to the highest that was ever held.
     held: Vec<Local>,
     /// How many blocks are held.
@@ -59,6 +61,7 @@ impl Holder {
             segment,
             me: Some(me),
             epoch: 0,
+            dropped_before: 0,
             held: Vec::new(),
             held_blocks: 0,
         })
@@ -154,6 +157,9 @@ impl Holder {
     ///
     /// As [`Holder::release`].
     pub fn release_since(&mut self, block: usize, since: u32) -> Result<bool> {
+        if self.is_dropped(since) {
+            return Ok(false);
+        }
         let epoch = self.epoch;
         let local = self.held_local(block)?;
         local.settle(epoch);
@@ -208,6 +214,7 @@ impl Holder {
     /// None but those of a mapping that is read-only.
     pub fn drop_inherited(&mut self) -> Result<usize> {
         let epoch = self.epoch;
+        self.dropped_before = epoch;
         let mut dropped = 0;
         for block in 0..self.held.len() {
             let local = &mut self.held[block];
@@ -224,6 +231,11 @@ impl Holder {
             }
         }
         Ok(dropped)
+    }
+
+    /// Whether a hold that was taken in fork epoch `since` was let go of so.
+    pub fn is_dropped(&self, since: u32) -> bool {
+        since < self.dropped_before
     }
 
     /// For the owner: holds a closed block that it is about to open.
@@ -257,6 +269,11 @@ impl Holder {
     pub fn become_child(&mut self, child: Option<Participant>) {
         self.me = child;
         self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Whether the row is this participant's.
+    pub fn is_by(&self, who: Participant) -> bool {
+        self.me == Some(who)
     }
 
     /// How many forks lie between the first holder of this row's line and this one.

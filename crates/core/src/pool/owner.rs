@@ -7,7 +7,7 @@
 //! memory goes back to the system.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::backing::Commit;
@@ -129,6 +129,15 @@ pub struct Opening {
     block: usize,
     /// What must be done before it is finished. It takes long and needs no lock.
     pub commit: Option<Commit>,
+    /// That was done.
+    pub is_committed: bool,
+}
+
+impl Opening {
+    /// The number of its segment in the pool.
+    pub fn segment(&self) -> usize {
+        self.segment
+    }
 }
 
 impl Pool {
@@ -150,18 +159,15 @@ impl Pool {
         size_bytes: u64,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<BlockName> {
-        let opening = self.begin(size_bytes)?;
-        let committed = match &opening.commit {
-            Some(commit) => commit.run(keep_going),
-            None => Ok(()),
-        };
-        match committed {
-            Ok(()) => self.finish(opening),
-            Err(error) => {
+        let mut opening = self.begin(size_bytes)?;
+        if let Some(commit) = opening.commit.take() {
+            if let Err(error) = commit.run(keep_going) {
                 self.abandon(opening);
-                Err(error)
+                return Err(error);
             }
+            opening.is_committed = true;
         }
+        self.finish(opening)
     }
 
     /// The first half of [`Pool::allocate`]: finds a block.
@@ -184,6 +190,7 @@ impl Pool {
                 segment,
                 block,
                 commit,
+                is_committed: false,
             }),
             Err(error) => {
                 self.chain.push_free(segment, block);
@@ -200,7 +207,7 @@ impl Pool {
     /// process was declared dead.
     pub fn finish(&mut self, opening: Opening) -> Result<BlockName> {
         let Opening { segment, block, .. } = opening;
-        if opening.commit.is_some() {
+        if opening.is_committed {
             self.chain.end_commit(segment, block);
         }
         let owned = &mut self.chain.segments[segment];
@@ -286,6 +293,17 @@ impl Pool {
         let fd = owned.backing.fd().ok_or(Error::Stale)?;
         rustix::io::fcntl_dupfd_cloexec(fd, 3)
             .map_err(|errno| Error::os("duplicate a descriptor", "", errno))
+    }
+
+    /// The same, lent; `None` for one whose descriptor somebody closed.
+    pub fn borrow_fd(&self, segment: usize) -> Option<BorrowedFd<'_>> {
+        self.chain.segments.get(segment)?.backing.fd()
+    }
+
+    /// Whether this process holds a block of its pool.
+    pub fn holds_something(&self) -> bool {
+        let mut segments = self.chain.segments.iter();
+        segments.any(|owned| owned.holder.held_blocks() > 0)
     }
 
     /// The number of that descriptor in this process, for handles.

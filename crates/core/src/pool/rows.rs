@@ -50,6 +50,16 @@ impl PoolSegment {
         Ok(())
     }
 
+    /// Commits the row of `me` through the mapping, as a fork will do for a child's.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` on kernels before 5.14, which cannot.
+    pub fn commit_again(&self, me: Participant) -> Result<()> {
+        self.check_slot(me)?;
+        self.commit_row(me.slot, None)
+    }
+
     /// Copies the row of `parent` into that of `child`, a slot reserved for a fork.
     /// Allocates nothing; its time depends on the segment's capacity only.
     ///

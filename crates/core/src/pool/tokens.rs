@@ -126,6 +126,21 @@ impl PoolSegment {
         Ok(holds == block as u64 && self.swap_token(name.index, seen, FREE)?)
     }
 
+    /// Ends a token that will reach nobody; `false` when it has ended before.
+    ///
+    /// # Errors
+    ///
+    /// None but those of a mapping that is read-only.
+    pub fn withdraw_token(&self, name: TokenName, block: usize) -> Result<bool> {
+        let is_mine = self.claim_token(name, block)?;
+        if is_mine {
+            point("expire.freed");
+            let (dirty, bit) = self.dirty(Place::of(block).word)?;
+            dirty.fetch_or(bit, Ordering::AcqRel);
+        }
+        Ok(is_mine)
+    }
+
     /// Drops the tokens that `is_expired` says; how many.
     ///
     /// # Errors

@@ -103,6 +103,24 @@ pub fn take_number(number: RawFd) -> Result<OwnedFd, Errno> {
     with_number(number, |fd| rustix::io::fcntl_dupfd_cloexec(fd, LOWEST))?
 }
 
+/// Opens the file that another process of our user has as descriptor `number`, if that is
+/// a regular file (opening another kind could do things).
+///
+/// # Errors
+///
+/// `ENOENT` when there is no such process or descriptor, `EACCES` when we may not look,
+/// `EINVAL` for another kind of file.
+pub fn of_process(pid: u32, number: RawFd) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let path = format!("/proc/{pid}/fd/{number}");
+    let stat = rustix::fs::stat(path.as_str())?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    above_stdio(rustix::fs::open(path.as_str(), flags, Mode::empty())?)
+}
+
 /// Closes `number` if it leads to the same open file as `kept` does.
 pub fn close_duplicate(number: RawFd, kept: impl AsFd) {
     let same = with_number(number, |fd| {

@@ -7,6 +7,7 @@
 //!   the lock is free, holds it across the fork and frees it on both sides.
 //! - The handlers call no Python, allocate nothing and take constant time.
 //! - [`epoch`] tells a child from its parent without a system call.
+//! - [`set_hooks`]: what else is to be done around a fork, with the lock held.
 //!
 //! There is one lock for the whole process. It is held for microseconds, except
 //! while a helper process is spawned (about a millisecond). Never lock twice on
@@ -16,6 +17,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::thread::futex;
@@ -42,6 +44,33 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// This thread holds the lock and spawns: its own fork must not wait for it.
     static SPAWNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Proof, in a hook, that this thread holds the lock.
+#[derive(Debug)]
+pub struct Forking(());
+
+/// What to do around each fork. They must not lock, wait, panic or allocate.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// Before it, in the thread that forks.
+    pub before: fn(&mut Forking),
+    /// After it, in the parent, also when it failed.
+    pub in_parent: fn(&mut Forking),
+    /// After it, in the child, whose [`epoch`] is its own by then.
+    pub in_child: fn(&mut Forking),
+}
+
+/// Set once, before there is anything for them to do.
+static HOOKS: OnceLock<Hooks> = OnceLock::new();
+
+/// Has these called around each fork from now on; the first ones stay. To be called
+/// without the lock.
+pub fn set_hooks(hooks: Hooks) {
+    // Under the lock: a fork on another thread meets either none of them or all.
+    lock();
+    let _ = HOOKS.set(hooks);
+    unlock();
 }
 
 /// Puts the fork handlers in place; later calls do nothing.
@@ -128,11 +157,17 @@ unsafe fn at_fork(
 extern "C" fn before_fork() {
     if !SPAWNING.get() {
         lock();
+        if let Some(hooks) = HOOKS.get() {
+            (hooks.before)(&mut Forking(()));
+        }
     }
 }
 
 extern "C" fn after_in_parent() {
     if !SPAWNING.get() {
+        if let Some(hooks) = HOOKS.get() {
+            (hooks.in_parent)(&mut Forking(()));
+        }
         unlock();
     }
 }
@@ -140,6 +175,9 @@ extern "C" fn after_in_parent() {
 extern "C" fn after_in_child() {
     EPOCH.fetch_add(1, Ordering::Relaxed);
     if !SPAWNING.get() {
+        if let Some(hooks) = HOOKS.get() {
+            (hooks.in_child)(&mut Forking(()));
+        }
         // No other thread exists here, so nobody sleeps whatever the word says.
         WORD.store(FREE, Ordering::Release);
     }
@@ -188,6 +226,14 @@ impl<T> ForkGuarded<T> {
     pub fn lock(&self) -> ForkGuard<'_, T> {
         lock();
         ForkGuard { guarded: self }
+    }
+
+    /// The value, in a hook.
+    pub fn in_hook<'a>(&'a self, _forking: &'a mut Forking) -> &'a mut T {
+        // SAFETY: a `Forking` exists only while a handler runs with the lock held, so no
+        // guard lives, on this thread or another; it is borrowed for as long as the
+        // result, so that there is no second such reference.
+        unsafe { &mut *self.0.get() }
     }
 }
 

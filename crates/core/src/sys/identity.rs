@@ -20,6 +20,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The kernel's boot id, low and high half; zeros if it does not tell.
+    pub fn boot() -> [u64; 2] {
+        static BOOT: std::sync::OnceLock<[u64; 2]> = std::sync::OnceLock::new();
+        *BOOT.get_or_init(|| {
+            let mut buffer = [0_u8; 64];
+            read("/proc/sys/kernel/random/boot_id", &mut buffer)
+                .map(boot_id)
+                .unwrap_or_default()
+        })
+    }
+
     /// This process.
     pub fn own() -> Self {
         let mut buffer = [0_u8; 1024];
@@ -27,14 +38,11 @@ impl Identity {
             .ok()
             .and_then(start_ticks)
             .unwrap_or(0);
-        let boot = read("/proc/sys/kernel/random/boot_id", &mut buffer)
-            .map(boot_id)
-            .unwrap_or_default();
         Identity {
             pid: u64::from(std::process::id()),
             start_ticks,
             pid_namespace: rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino),
-            boot,
+            boot: Self::boot(),
         }
     }
 }

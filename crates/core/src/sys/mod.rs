@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`shm`] | `create`, `open`, `unlink`, `identity`, `set_len`, `reserve`, `free_bytes`: named shared memory |
 //! | [`anon`] | `create`, `seal`, `commit`, `punch`: shared memory without a name |
+//! | [`clock`] | `monotonic_s`: time that all processes agree on |
 //! | [`feature`] | `is_disabled`: what `SHARED_NUMPY_DISABLE` turns off |
 //! | [`identity`] | `Identity::own`: which process this is, told apart from every other |
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
@@ -19,6 +20,7 @@
 //! `unsafe` is allowed below this folder; each block says why it is sound.
 
 pub mod anon;
+pub mod clock;
 pub mod fd;
 pub mod feature;
 pub mod fork;

@@ -1,0 +1,38 @@
+//! The fork handlers: what keeps both sides of a fork right.
+//!
+//! | when | what | killed after it |
+//! | --- | --- | --- |
+//! | before | for each family in which this process holds something: a slot for the child, `RESERVED`; this process's rows copied into it | the slot's rows hold until somebody finds that there is no such child |
+//! | in the parent | nothing: the slot is the child's | - |
+//! | in the child | its identity, then `LIVE`; the parent's pool becomes holds; the parent's connection is let go | the child's death, found like any other |
+//!
+//! If no slot is free or a row cannot be committed, the parent keeps what it holds for
+//! good, for both of them. A fork that failed leaves a slot that nobody ever adopts;
+//! `liveness` finds those.
+
+use super::registry::REGISTRY;
+use crate::sys::fork::{self, Forking, Hooks};
+use crate::sys::identity::Identity;
+
+pub(super) fn install() {
+    // Read before there can be a fork: the child must not wait for another's reading.
+    Identity::boot();
+    fork::install();
+    fork::set_hooks(Hooks {
+        before,
+        in_parent,
+        in_child,
+    });
+}
+
+fn before(forking: &mut Forking) {
+    REGISTRY.in_hook(forking).count_child();
+}
+
+fn in_parent(forking: &mut Forking) {
+    REGISTRY.in_hook(forking).forked();
+}
+
+fn in_child(forking: &mut Forking) {
+    REGISTRY.in_hook(forking).become_child();
+}

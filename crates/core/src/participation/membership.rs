@@ -1,0 +1,118 @@
+//! Coming into families: the own one, and those whose handles arrive.
+//!
+//! Guarantee: a process has one slot in a family, whichever of its threads came first.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Handle;
+use super::registry::{Membership, lock};
+use crate::error::{Error, Result};
+use crate::members::client::Connection;
+use crate::pool::family::Family;
+use crate::sys::fd::CachedFd;
+use crate::sys::identity::Identity;
+use crate::sys::{fd, shm};
+
+/// Makes sure that this process has a family where it can make arrays: the one it was
+/// pointed to, if that is still there, or a new one.
+pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    let mut registry = lock();
+    if registry.home().is_some() {
+        return Ok(());
+    }
+    if let Some(member) = registry.families.first_mut() {
+        // A child that was not counted, since it held nothing.
+        member.me = Some(member.family.join()?);
+        return Ok(());
+    }
+    let options = registry.options.clone().unwrap_or_default();
+    drop(registry);
+    if let Some((id, cookie)) = options.hint {
+        match Connection::connect(id, cookie, keep_going) {
+            Ok(Some((connection, fd))) => {
+                let family = Family::attach(&fd)?;
+                return enter(family, fd, cookie, Some(connection));
+            }
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // A hint only: nobody is there, or somebody who does not answer.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    let (family, fd) = Family::create()?;
+    enter(family, fd, options.cookie, None)
+}
+
+/// Joins the family of a handle that [`super::receive`] did not know.
+///
+/// # Errors
+///
+/// [`Error::ForeignHandle`] when it cannot be reached from here; [`Error::Full`] when it
+/// has no room; [`Error::WrongSegment`] for a program with another version.
+pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    if handle.boot != Identity::boot()[0] {
+        return Err(Error::ForeignHandle(
+            "it was made on another host, or before this one was restarted",
+        ));
+    }
+    {
+        let mut registry = lock();
+        if let Some(known) = registry.family(handle.family) {
+            let member = &mut registry.families[known];
+            if member.me.is_none() {
+                member.me = Some(member.family.join()?);
+            }
+            return Ok(());
+        }
+    }
+    if let Some((connection, fd)) = Connection::connect(handle.family, cookie, keep_going)? {
+        let family = Family::attach(&fd)?;
+        return enter(family, fd, cookie, Some(connection));
+    }
+    let nowhere = Error::ForeignHandle(
+        "it belongs to another program, or to one that has ended or runs as another user",
+    );
+    let hints = handle.hints;
+    let fd = fd::of_process(hints.sender_pid, hints.family_fd).map_err(|_| nowhere.clone())?;
+    match Family::attach(&fd) {
+        Ok(family) if family.id() == handle.family => enter(family, fd, cookie, None),
+        // The number leads to something else by now.
+        _ => Err(nowhere),
+    }
+}
+
+fn enter(
+    family: Family,
+    fd: OwnedFd,
+    cookie: [u8; 16],
+    connection: Option<Connection>,
+) -> Result<()> {
+    let os = |errno: Errno| Error::os("join a family", "", errno);
+    let file = shm::status(&fd).map_err(os)?.identity;
+    let fd = CachedFd::new(fd).map_err(os)?;
+    let mut registry = lock();
+    let known = match registry.family(family.id()) {
+        Some(known) => {
+            let member = &mut registry.families[known];
+            if member.me.is_none() {
+                member.me = Some(member.family.join()?);
+            }
+            known
+        }
+        None => {
+            // Under the lock: a fork meets a member or none.
+            let me = family.join()?;
+            let family = Arc::new(family);
+            let member = Membership::new(family, file, fd, cookie, me);
+            registry.families.push(member);
+            registry.families.len() - 1
+        }
+    };
+    let member = &mut registry.families[known];
+    if member.connection.is_none() {
+        member.connection = connection.map(Arc::new);
+    }
+    Ok(())
+}
