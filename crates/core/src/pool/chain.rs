@@ -149,7 +149,7 @@ impl Chain {
             self.trim_to(self.recycled_bytes.saturating_sub(size))?;
             (self.options.limit)(size, self.committed_bytes)?;
         }
-        let commit = self.segments[segment].to_commit(block)?;
+        let commit = self.segments[segment].prepare_pages(block)?;
         if commit.is_none() {
             self.committed_bytes += size;
         }

@@ -153,7 +153,7 @@ impl Owned {
     }
 
     /// Describes a new block of this class; `None` when the segment is used up. Its data
-    /// is committed by what [`Owned::to_commit`] says.
+    /// is committed by what [`Owned::prepare_pages`] says.
     pub(super) fn carve(&mut self, class: usize) -> Result<Option<usize>> {
         let segment = Arc::clone(self.segment());
         let layout = segment.layout();
@@ -197,7 +197,7 @@ impl Owned {
 
     /// Commits a small block at once, together with what is likely to be asked for next;
     /// for a large one says what is to be done, which takes long.
-    pub(super) fn to_commit(&mut self, block: usize) -> Result<Option<Commit>> {
+    pub(super) fn prepare_pages(&mut self, block: usize) -> Result<Option<Commit>> {
         let own = self.blocks[block];
         if own.pages == Pages::Committed {
             return Ok(None);
