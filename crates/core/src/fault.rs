@@ -14,6 +14,7 @@ pub const POINTS: &[&str] = &[
     "attach.committed",
     "attach.published",
     "attach.zeroed",
+    "bury.proved",
     "claim.claimed",
     "claim.held",
     "close.bumped",

@@ -19,6 +19,7 @@
 //!   creator unless its name was given out.
 //! - [`pool`]: nameless memory held by the processes that can see it.
 //! - [`participation`]: what this process is in, has and holds; forks.
+//! - [`liveness`]: who has died, proved by the kernel.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -33,6 +34,8 @@ pub mod fault;
 pub mod inspect;
 pub mod layout;
 pub mod list;
+#[cfg(not(loom))]
+pub mod liveness;
 pub mod mapping;
 pub mod members;
 pub mod name;

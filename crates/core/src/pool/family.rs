@@ -178,6 +178,11 @@ impl Family {
     ///
     /// [`Error::Stale`] when the slot was taken back meanwhile.
     pub fn adopt(&self, child: Participant, parent: Participant) -> Result<()> {
+        let found = self.slot(child.slot)?;
+        if found.state != RESERVED || found.generation != child.generation {
+            // Taken back while this process slept: its words may be somebody else's.
+            return Err(Error::Stale);
+        }
         self.write_identity(child)?;
         point("fork.identified");
         self.change(child, RESERVED, LIVE, parent.slot)
@@ -196,15 +201,27 @@ impl Family {
             if seen.generation != participant.generation || !matches!(seen.state, RESERVED | LIVE) {
                 return Ok(false);
             }
-            let dead = Packed {
-                state: DEAD,
-                ..seen
-            };
-            if self.swap(participant.slot, seen, dead)? {
-                point("dead.declared");
+            if self.declare_dead_if(participant.slot, seen)? {
                 return Ok(true);
             }
         }
+    }
+
+    /// The same for a slot found in the state `seen`; `false` when it changed since.
+    ///
+    /// # Errors
+    ///
+    /// As [`Family::declare_dead`].
+    pub fn declare_dead_if(&self, slot: usize, seen: Packed) -> Result<bool> {
+        let dead = Packed {
+            state: DEAD,
+            ..seen
+        };
+        let is_done = matches!(seen.state, RESERVED | LIVE) && self.swap(slot, seen, dead)?;
+        if is_done {
+            point("dead.declared");
+        }
+        Ok(is_done)
     }
 
     /// One compare-and-swap on a slot.
@@ -213,6 +230,12 @@ impl Family {
         Ok(word
             .compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire)
             .is_ok())
+    }
+
+    /// A joiner that was killed before it wrote who it is.
+    #[cfg(test)]
+    pub(crate) fn claim_for_test(&self) -> Participant {
+        self.claim(None).unwrap()
     }
 
     fn claim(&self, for_child_of: Option<usize>) -> Result<Participant> {

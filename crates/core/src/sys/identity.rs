@@ -5,6 +5,8 @@
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::process::Stat;
+
 /// A process: its number, where the number counts, and when it began. What the
 /// system does not tell is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,8 +38,8 @@ impl Identity {
         let mut buffer = [0_u8; 1024];
         let start_ticks = read("/proc/self/stat", &mut buffer)
             .ok()
-            .and_then(start_ticks)
-            .unwrap_or(0);
+            .and_then(Stat::parse)
+            .map_or(0, |stat| stat.start_ticks);
         Identity {
             pid: u64::from(std::process::id()),
             start_ticks,
@@ -53,14 +55,6 @@ fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     Ok(buffer.get(..len).unwrap_or_default())
 }
 
-/// Field 22. The command name, which may hold anything, ends at the last closing
-/// parenthesis; field 3 follows it.
-fn start_ticks(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
 /// 32 hexadecimal digits among dashes.
 fn boot_id(text: &[u8]) -> [u64; 2] {
     let digits = text
@@ -74,12 +68,6 @@ fn boot_id(text: &[u8]) -> [u64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_name_does_not_confuse() {
-        let stat = b"7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(start_ticks(stat), Some(4711));
-    }
 
     #[test]
     fn own_identity_is_complete() {

@@ -13,7 +13,7 @@
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
-//! | [`process`] | `ProcessId`, `spawn`, `reap`, and what a background helper does to itself |
+//! | [`process`] | `ProcessId`, `spawn`, `reap`, who maps a file, and what a background helper does to itself |
 //! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
 //!

@@ -14,6 +14,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitOptions, WaitStatus};
 
+use super::feature;
+
 /// A process, told apart from a later one with the same pid by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessId {
@@ -30,17 +32,16 @@ impl ProcessId {
     }
 
     fn look(pid: u32) -> io::Result<Option<Self>> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-        Ok(match parse_stat(&stat) {
-            None | Some((b'Z' | b'X', _)) => None,
-            Some((_, start_ticks)) => Some(ProcessId { pid, start_ticks }),
-        })
+        let stat = Stat::of(pid)?;
+        Ok(stat
+            .filter(|stat| !stat.has_ended())
+            .map(|Stat { start_ticks, .. }| ProcessId { pid, start_ticks }))
     }
 
     /// The process `pid`, a zombie included; with start time 0 if that cannot be told.
     pub(crate) fn or_zombie(pid: u32) -> Self {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let start_ticks = parse_stat(&stat).map_or(0, |(_, start_ticks)| start_ticks);
+        let stat = Stat::of(pid).ok().flatten();
+        let start_ticks = stat.map_or(0, |stat| stat.start_ticks);
         ProcessId { pid, start_ticks }
     }
 
@@ -65,30 +66,146 @@ impl ProcessId {
     }
 
     /// A descriptor that becomes readable when the process ends; `None` when the
-    /// kernel has no such thing or the process is gone.
+    /// kernel has no such thing, the process is gone, or that cannot be told.
     pub fn watch(self) -> Option<OwnedFd> {
+        if feature::is_disabled("pidfd") {
+            return None;
+        }
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Opened by number: only now is it sure whose descriptor it is.
-        self.is_alive().then_some(fd)
+        matches!(Self::look(self.pid), Ok(Some(found)) if found == self).then_some(fd)
     }
 }
 
-/// State letter and start time out of `/proc/<pid>/stat`. The command name, which
-/// may hold anything, ends at the last closing parenthesis.
-fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
-    let end = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = std::str::from_utf8(stat.get(end + 1..)?)
-        .ok()?
-        .split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some((state, start_ticks))
+/// What `/proc/<pid>/stat` tells of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// `R`, `S`, `Z`, ...: of the first thread.
+    pub(crate) state: u8,
+    /// How many threads there are, the first one counted even when it has ended.
+    pub(crate) threads: u64,
+    /// When it started, in clock ticks since boot.
+    pub(crate) start_ticks: u64,
+}
+
+impl Stat {
+    /// Of the process `pid`; `None` for a text that makes no sense.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` or `ESRCH` when it is not to be seen.
+    pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
+        Ok(Self::parse(&std::fs::read(format!("/proc/{pid}/stat"))?))
+    }
+
+    /// Fields 3, 20 and 22. The command name, which may hold anything, ends at the last
+    /// closing parenthesis. Allocates nothing.
+    pub(crate) fn parse(stat: &[u8]) -> Option<Self> {
+        let end = stat.iter().rposition(|&byte| byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(end + 1..)?)
+            .ok()?
+            .split_ascii_whitespace();
+        Some(Stat {
+            state: *fields.next()?.as_bytes().first()?,
+            threads: fields.nth(16)?.parse().ok()?,
+            start_ticks: fields.nth(1)?.parse().ok()?,
+        })
+    }
+
+    /// Whether nothing of the process runs any more. A first thread that ended before
+    /// the others is a zombie too, of a process that lives.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+
+    /// Whether a signal or a debugger has stopped it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
 }
 
 /// This process's id.
 pub fn own_pid() -> u32 {
     std::process::id()
+}
+
+/// A descriptor that others can watch this process by; `None` when the kernel has
+/// no such thing.
+pub fn own_watch() -> Option<OwnedFd> {
+    if feature::is_disabled("pidfd") {
+        return None;
+    }
+    rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok()
+}
+
+/// The pid that a pidfd stands for, as `/proc` counts: 0 for a process that it does not
+/// show; `None` when this is no pidfd, or that cannot be told.
+pub fn watched_pid(fd: impl AsFd) -> Option<i64> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok()
+}
+
+/// Whether `/proc` shows the processes of our own pid namespace under the numbers that
+/// they have in it (a container may still see its parent's).
+pub fn sees_own_namespace() -> bool {
+    std::fs::read_link("/proc/self")
+        .is_ok_and(|own| own.to_str().and_then(|pid| pid.parse().ok()) == Some(own_pid()))
+}
+
+/// Whether start times of the process `pid` are told by the clock that ours are (a time
+/// namespace shifts them). `false` when that cannot be told of a process of our user.
+pub fn shares_clock(pid: u32) -> bool {
+    let Ok(own) = rustix::fs::stat("/proc/self/ns/time") else {
+        // Before Linux 5.6 there is one clock.
+        return true;
+    };
+    match rustix::fs::stat(format!("/proc/{pid}/ns/time")) {
+        Ok(its) => its.st_ino == own.st_ino,
+        Err(_) => reach(pid) != Reach::Ours,
+    }
+}
+
+/// What the kernel says to a signal for `pid` that is not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// We might send it: there is such a process, a zombie perhaps.
+    Ours,
+    /// There is one, and it is somebody else's.
+    Foreign,
+    /// There is none.
+    Nobody,
+}
+
+/// Whether there is a process `pid`, also where `/proc` hides those of other users.
+pub fn reach(pid: u32) -> Reach {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Reach::Nobody;
+    };
+    match rustix::process::test_kill_process(pid) {
+        Ok(()) => Reach::Ours,
+        Err(Errno::SRCH) => Reach::Nobody,
+        Err(_) => Reach::Foreign,
+    }
+}
+
+/// Goes on as a process whose parent is gone: what started us can collect its child at
+/// once, and never sees us as one. To be called while there is one thread.
+///
+/// # Errors
+///
+/// The system's, when it cannot fork.
+pub fn leave_parent() -> Result<(), Errno> {
+    // SAFETY: this process has one thread (the caller's duty; a second one would only be
+    // missing in the child), so the child finds everything as it is here.
+    match unsafe { libc::fork() } {
+        -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        0 => Ok(()),
+        // SAFETY: ends this half at once; the other half goes on with everything.
+        _ => unsafe { libc::_exit(0) },
+    }
 }
 
 /// Starts `program` with `stdin` as its descriptor 0, null as 1 and 2, and every
@@ -99,10 +216,11 @@ pub fn own_pid() -> u32 {
 /// # Errors
 ///
 /// The system's, with the errno of a failed `exec`.
-pub fn spawn(program: &Path, stdin: OwnedFd) -> io::Result<ProcessId> {
+pub fn spawn(program: &Path, arguments: &[&str], stdin: OwnedFd) -> io::Result<ProcessId> {
     let _low_numbers = fill_stdio()?;
     let _signals = BlockedSignals::new();
     let child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -275,31 +393,96 @@ pub fn detach() {
 /// Processes that may not be looked at (another user's, a non-dumpable one) are
 /// passed over, and so is everything when there is no `/proc`.
 pub fn mapping(needle: &[u8]) -> Option<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    let looked = look_at_all(|pid| {
+        match shows(pid, needle) {
+            Ok(Shown::Yes) => found.extend(ProcessId::of(pid)),
+            Err(error) if is_shortage(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        Ok(!found.is_empty())
+    });
+    match looked {
+        Ok(None) => None,
+        Ok(Some(_)) => Some(found),
+        Err(error) if is_shortage(&error) => None,
+        // There is no `/proc`.
+        Err(_) => Some(Vec::new()),
+    }
+}
+
+/// Whether a process that `is_meant` maps the file, or may; `None` when that cannot
+/// be told. As for [`mapping`], nobody is missed who forks and ends meanwhile. A process
+/// that we might signal but not look at (a non-dumpable one) may map anything, if it
+/// did not start before `since_ticks`.
+pub fn somebody_maps(
+    file: &MappedFile,
+    since_ticks: u64,
+    mut is_meant: impl FnMut(u32) -> bool,
+) -> Option<bool> {
+    let looked = look_at_all(|pid| {
+        if !is_meant(pid) {
+            return Ok(false);
+        }
+        match shows(pid, &file.0) {
+            Ok(shown) => Ok(shown == Shown::Yes),
+            Err(error) if is_shortage(&error) => Err(error),
+            Err(_) => Ok(reach(pid) == Reach::Ours
+                && ProcessId::of(pid).is_some_and(|found| found.start_ticks >= since_ticks)),
+        }
+    });
+    looked.ok().flatten()
+}
+
+/// Shows `meet` every process but ourselves, until it is told `true` (and says so), or
+/// until a list of all processes has nobody new on it. `None` when new ones came
+/// faster than one can look.
+fn look_at_all(mut meet: impl FnMut(u32) -> io::Result<bool>) -> io::Result<Option<bool>> {
     // Enough while fewer processes start than we can look at; else it is tried again.
     const LISTS: usize = 32;
     let mut seen = BTreeSet::from([own_pid()]);
     for _ in 0..LISTS {
-        let fresh: Vec<u32> = match list() {
-            Ok(pids) => pids.into_iter().filter(|&pid| seen.insert(pid)).collect(),
-            Err(error) if is_shortage(&error) => return None,
-            Err(_) => return Some(Vec::new()),
-        };
-        if fresh.is_empty() {
-            return Some(Vec::new());
-        }
-        let mut found = Vec::new();
-        for pid in fresh {
-            match shows(pid, needle) {
-                Ok(true) => found.extend(ProcessId::of(pid)),
-                Err(error) if is_shortage(&error) => return None,
-                Ok(false) | Err(_) => {}
+        let mut is_met = false;
+        let mut is_news = false;
+        for pid in list()? {
+            if seen.insert(pid) {
+                is_news = true;
+                is_met |= meet(pid)?;
             }
         }
-        if !found.is_empty() {
-            return Some(found);
+        if is_met || !is_news {
+            return Ok(Some(is_met));
         }
     }
-    None
+    Ok(None)
+}
+
+/// How `/proc/<pid>/maps` writes a file: its device and inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedFile(Vec<u8>);
+
+impl MappedFile {
+    /// The file with these numbers, as `fstat` gives them.
+    pub fn new(dev: u64, ino: u64) -> Self {
+        let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+        MappedFile(format!(" {major:02x}:{minor:02x} {ino} ").into_bytes())
+    }
+
+    /// Whether this process's own mappings show the file that way: if they do not, then
+    /// nobody's say anything about it.
+    pub fn is_seen_in_own(&self) -> bool {
+        matches!(shows(own_pid(), &self.0), Ok(Shown::Yes))
+    }
+
+    /// Whether the process `pid` maps it; `None` when that cannot be told, as for a
+    /// process that is just ending.
+    pub fn is_mapped_by(&self, pid: u32) -> Option<bool> {
+        match shows(pid, &self.0) {
+            Ok(Shown::Yes) => Some(true),
+            Ok(Shown::No) => Some(false),
+            Ok(Shown::Nothing) | Err(_) => None,
+        }
+    }
 }
 
 /// Whether the standard error of the process `pid` is the file `fd`, or that cannot
@@ -327,22 +510,36 @@ fn list() -> io::Result<Vec<u32>> {
 /// Whether the process `pid` has `needle` among its mappings' names, or that cannot
 /// be told for want of a descriptor or of memory.
 pub fn maps(pid: u32, needle: &[u8]) -> bool {
-    shows(pid, needle).unwrap_or_else(|error| is_shortage(&error))
+    match shows(pid, needle) {
+        Ok(shown) => shown == Shown::Yes,
+        Err(error) => is_shortage(&error),
+    }
 }
 
-fn shows(pid: u32, needle: &[u8]) -> io::Result<bool> {
+/// What a list of mappings tells about one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Yes,
+    No,
+    /// The list is empty: the process, or its first thread, has ended or is about to.
+    Nothing,
+}
+
+fn shows(pid: u32, needle: &[u8]) -> io::Result<Shown> {
     use std::io::Read;
     let mut file = std::fs::File::open(format!("/proc/{pid}/maps"))?;
     // In pieces: a process can have 65,530 mappings, and we promise to stay small.
     let mut buffer = [0_u8; 8192];
     let mut kept = 0;
+    let mut found = Shown::Nothing;
     loop {
         match file.read(&mut buffer[kept..]) {
-            Ok(0) => return Ok(false),
+            Ok(0) => return Ok(found),
             Ok(count) => {
+                found = Shown::No;
                 let filled = kept + count;
                 if contains(&buffer[..filled], needle) {
-                    return Ok(true);
+                    return Ok(Shown::Yes);
                 }
                 kept = needle.len().min(filled);
                 buffer.copy_within(filled - kept..filled, 0);
@@ -375,11 +572,55 @@ mod tests {
 
     #[test]
     fn a_command_name_cannot_fool_the_parser() {
-        let stat = b"12 (a) Z 1 (b) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
-        assert_eq!(parse_stat(stat), Some((b'R', 777)));
-        assert_eq!(parse_stat(b"12 (a"), None);
-        assert_eq!(parse_stat(b""), None);
-        assert_eq!(parse_stat(b"1 (a) R 1"), None);
+        let stat = b"12 (a) Z 1 (b) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 3 18 777 20";
+        let expected = Stat {
+            state: b'R',
+            threads: 3,
+            start_ticks: 777,
+        };
+        assert_eq!(Stat::parse(stat), Some(expected));
+        assert_eq!(Stat::parse(b"12 (a"), None);
+        assert_eq!(Stat::parse(b""), None);
+        assert_eq!(Stat::parse(b"1 (a) R 1"), None);
+    }
+
+    #[test]
+    fn a_first_thread_that_ended_is_not_the_end_of_the_process() {
+        let zombie = Stat {
+            state: b'Z',
+            threads: 1,
+            start_ticks: 7,
+        };
+        assert!(zombie.has_ended());
+        let headless = Stat {
+            threads: 2,
+            ..zombie
+        };
+        assert!(!headless.has_ended());
+    }
+
+    #[test]
+    fn a_mapped_file_is_found_by_its_numbers() {
+        let fd = crate::sys::anon::create(4096).unwrap();
+        let stat = rustix::fs::fstat(&fd).unwrap();
+        let file = MappedFile::new(stat.st_dev, stat.st_ino);
+        assert_eq!(file.is_mapped_by(own_pid()), Some(false));
+        let map = crate::sys::map::Map::new(&fd, 4096, true).unwrap();
+        assert!(file.is_seen_in_own());
+        let other = MappedFile::new(stat.st_dev, stat.st_ino + 1);
+        assert_eq!(other.is_mapped_by(own_pid()), Some(false));
+        drop(map);
+        assert!(!file.is_seen_in_own());
+    }
+
+    #[test]
+    fn a_pidfd_tells_whose_it_is() {
+        let own = own_watch().unwrap();
+        assert_eq!(watched_pid(&own), Some(i64::from(own_pid())));
+        assert_eq!(watched_pid(crate::sys::anon::create(1).unwrap()), None);
+        assert!(sees_own_namespace());
+        assert_eq!(reach(own_pid()), Reach::Ours);
+        assert_eq!(reach(0), Reach::Nobody);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::sys::feature;
 use crate::sys::map::Map;
 use crate::sys::process::{self, ProcessId};
 
@@ -34,7 +35,7 @@ pub fn make(group: u64) -> Result<OwnedFd, Errno> {
 }
 
 fn anonymous(name: &str) -> Result<OwnedFd, Errno> {
-    if super::disabled("memfd") {
+    if feature::is_disabled("memfd") {
         return Err(Errno::NOSYS);
     }
     // A system may insist on memfds that cannot be executed; an old kernel does

@@ -59,10 +59,3 @@ pub mod client;
 pub mod marker;
 pub mod protocol;
 pub mod server;
-
-/// Whether the user asked to do without `feature` (a debugging aid, and how tests
-/// force fallbacks): `SHARED_NUMPY_DISABLE` lists features, separated by commas.
-fn disabled(feature: &str) -> bool {
-    std::env::var("SHARED_NUMPY_DISABLE")
-        .is_ok_and(|list| list.split(',').any(|word| word.trim() == feature))
-}

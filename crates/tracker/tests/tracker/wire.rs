@@ -30,7 +30,7 @@ impl Wire {
             exporter: 0,
         };
         let (first, theirs) = socket::pair().unwrap();
-        let process = process::spawn(Path::new(tracker()), theirs).unwrap();
+        let process = process::spawn(Path::new(tracker()), &[], theirs).unwrap();
         let wire = Wire {
             process,
             address,

@@ -41,7 +41,7 @@ impl Start<'_> {
             let (ours, theirs) = socket::pair()?;
             // It finds the message when it first looks.
             socket::send(ours.as_fd(), hello.as_bytes(), None)?;
-            let pid = process::spawn(program, theirs)?;
+            let pid = process::spawn(program, &[], theirs)?;
             Ok((ours, pid))
         });
         drop(held);

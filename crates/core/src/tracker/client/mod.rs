@@ -37,6 +37,7 @@ use self::tell::{Sent, Verb, entry};
 use super::address::Address;
 use super::protocol::ResourceType;
 use crate::error::{Error, Result};
+use crate::sys::feature;
 use crate::sys::fork::{self, ForkGuard, ForkGuarded};
 use crate::sys::process::{self, Ended, ProcessId};
 use crate::sys::shm::Identity;
@@ -74,7 +75,7 @@ impl Options {
             executable: PathBuf::from(executable.into()),
             address: Address::from_environment(),
             parent: parent_pid.map(ProcessId::or_zombie),
-            disabled: super::disabled("tracker"),
+            disabled: feature::is_disabled("tracker"),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::sys::process::{self, ProcessId};
 use crate::sys::shm::Identity;
-use crate::tracker::disabled;
 use crate::tracker::marker;
 use crate::tracker::protocol::{Entry, ResourceType};
 
@@ -105,10 +104,7 @@ impl Group {
         if self.guardians.iter().any(|(known, _)| *known == guardian) {
             return None;
         }
-        let watch = match disabled("pidfd") {
-            true => None,
-            false => guardian.watch(),
-        };
+        let watch = guardian.watch();
         self.guardians.push((guardian, watch));
         self.guardians.last().and_then(|(_, watch)| watch.as_ref())
     }
