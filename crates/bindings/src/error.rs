@@ -4,7 +4,9 @@
 //! `FileNotFoundError`, ... from it), with the message as its `strerror` and the
 //! segment's name as its `filename`.
 
-use pyo3::exceptions::{PyIndexError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyIndexError, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use shared_numpy_core::error::{Error, words};
 
@@ -26,9 +28,11 @@ pub(crate) fn exception(error: Error) -> PyErr {
             let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
             PyOSError::new_err((errno, message, slashed(name)))
         }
-        Error::BadName { .. } | Error::Empty { .. } | Error::Foreign { .. } => {
-            PyValueError::new_err(message)
-        }
+        Error::BadName { .. }
+        | Error::Empty { .. }
+        | Error::Foreign { .. }
+        | Error::BadSetting { .. } => PyValueError::new_err(message),
+        Error::Limit { .. } => PyMemoryError::new_err(message),
         Error::OutOfBounds { .. } => PyIndexError::new_err(message),
         Error::ReadOnly => PyTypeError::new_err(message),
         _ => PyRuntimeError::new_err(message),

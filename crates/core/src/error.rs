@@ -108,10 +108,61 @@ pub enum Error {
         /// How many there can be.
         limit: usize,
     },
+    /// Memory was not taken because a limit would be exceeded.
+    Limit {
+        /// How much more was asked for, in bytes.
+        size_bytes: u64,
+        /// How much of the limit is in use, in bytes.
+        used_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+        /// Where it comes from.
+        source: LimitSource,
+    },
+    /// An environment variable has a value that it cannot have.
+    BadSetting {
+        /// Its name.
+        variable: &'static str,
+        /// The value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The participant is not, or no longer, what the operation needs.
     NotAllowed(&'static str),
     /// The caller's interrupt check asked to stop; nothing was left behind.
     Interrupted,
+}
+
+/// Where a limit of memory comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitSource {
+    /// An environment variable.
+    Variable(&'static str),
+    /// What the machine has (`/proc/meminfo`).
+    Machine,
+    /// A control group; the file that says so.
+    Group(String),
+}
+
+impl LimitSource {
+    /// What is limited, and what can be done about it.
+    fn words(&self) -> (String, &'static str) {
+        match self {
+            LimitSource::Variable(name) => (
+                format!("set by {name} for what one process shares"),
+                "raise or unset it",
+            ),
+            LimitSource::Machine => (
+                "the machine's memory (MemTotal and MemAvailable in /proc/meminfo)".to_owned(),
+                "end other programs",
+            ),
+            LimitSource::Group(path) => (
+                format!("of a control group ({path})"),
+                "raise it (docker run --memory=..., systemd's MemoryMax=)",
+            ),
+        }
+    }
 }
 
 impl Error {
@@ -130,7 +181,7 @@ impl Error {
             Error::Os { errno, .. } => Some(*errno),
             Error::NoSpace { .. } => Some(Errno::NOSPC),
             Error::NoPlace { .. } => Some(Errno::NOENT),
-            Error::NoMemory { .. } => Some(Errno::NOMEM),
+            Error::NoMemory { .. } | Error::Limit { .. } => Some(Errno::NOMEM),
             Error::Replaced { .. } => Some(Errno::STALE),
             _ => None,
         }
@@ -212,6 +263,25 @@ impl fmt::Display for Error {
             Error::Full { what, limit } => {
                 write!(f, "no room for more {what}: the limit is {limit}")
             }
+            Error::Limit {
+                size_bytes,
+                used_bytes,
+                limit_bytes,
+                source,
+            } => {
+                let (what, advice) = source.words();
+                write!(
+                    f,
+                    "no memory left to share: {size_bytes} bytes asked, {used_bytes} bytes in use, \
+                     the limit is {limit_bytes} bytes, {what}; drop arrays that are not needed, \
+                     ask for less, or {advice}"
+                )
+            }
+            Error::BadSetting {
+                variable,
+                value,
+                expected,
+            } => write!(f, "{variable} is {value:?}; it has to be {expected}"),
             Error::NotAllowed(why) => f.write_str(why),
             Error::Interrupted => f.write_str("interrupted while memory was being reserved"),
         }

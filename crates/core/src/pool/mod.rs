@@ -9,6 +9,7 @@
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
 //! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
 //! `backing`, `owned`, `chain` and [`owner`] (allocating).
+//! `owned`, `chain` and [`owner`] (allocating), [`limit`] (how much).
 
 #[cfg(not(loom))]
 mod backing;
@@ -22,6 +23,8 @@ pub mod closer;
 pub mod family;
 #[cfg(not(loom))]
 pub mod holder;
+#[cfg(not(loom))]
+pub mod limit;
 #[cfg(not(loom))]
 mod owned;
 #[cfg(not(loom))]

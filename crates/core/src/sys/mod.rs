@@ -14,6 +14,8 @@
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
 //! | [`process`] | `ProcessId`, `spawn`, `reap`, who maps a file, and what a background helper does to itself |
+//! | [`memory`] | `machine`, `groups`: how much memory is left |
+//! | [`process`] | `ProcessId`, `spawn`, `reap`, and what a background helper does to itself |
 //! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
 //!
@@ -26,6 +28,7 @@ pub mod feature;
 pub mod fork;
 pub mod identity;
 pub mod map;
+pub mod memory;
 pub mod process;
 pub mod resident;
 pub mod shm;
