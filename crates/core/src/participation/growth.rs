@@ -1,17 +1,89 @@
-//! What a pool asks before it grows: are holders dead, and is there memory.
+//! What a pool asks before it grows: who has died, and is there memory.
 //!
-//! Guarantee: a process finds out by itself what died, tracker or not, but looks at
-//! most once a second.
+//! Guarantee: a process finds out by itself what died, tracker or not; for the sake of
+//! speed it looks once a second at most, unless it is told to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::error::Result;
 use crate::layout::Participant;
+use crate::liveness::Undertaker;
 use crate::pool::family::Family;
+use crate::pool::limit;
 use crate::pool::owner::PoolOptions;
+use crate::recover::recover_all;
+use crate::sys::fork;
 use crate::sys::shm::Identity;
 
-pub(super) fn options(_family: &Arc<Family>, _file: Identity, _me: Participant) -> PoolOptions {
-    PoolOptions::default()
+/// How far looks are apart.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The one who looks, for one family.
+#[derive(Debug)]
+pub(super) struct Watch {
+    undertaker: Option<Undertaker>,
+    /// The process it belongs to: it has noted who that is.
+    epoch: u32,
+    looked: Option<Instant>,
 }
 
-pub(super) fn look_for_the_dead(_family: &Family, _file: Identity, _me: Option<Participant>) {}
+impl Watch {
+    pub(super) fn new() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Watch {
+            undertaker: None,
+            epoch: fork::epoch(),
+            looked: None,
+        }))
+    }
+
+    /// Finds the dead; how many there were.
+    fn look(&mut self, family: &Family, file: Identity, me: Participant) -> Result<usize> {
+        self.looked = Some(Instant::now());
+        if self.epoch != fork::epoch() {
+            self.epoch = fork::epoch();
+            self.undertaker = None;
+        }
+        let undertaker = self
+            .undertaker
+            .get_or_insert_with(|| Undertaker::new((file.dev, file.ino)));
+        let buried = undertaker.bury(family, Some(me))?;
+        // Also those that others declared dead. Segments are not visited: their closers
+        // look at the rows by themselves.
+        Ok(buried + recover_all(family, me, &[])?)
+    }
+
+    fn is_due(&self) -> bool {
+        self.looked.is_none_or(|when| when.elapsed() >= LOOK_EVERY)
+    }
+}
+
+/// Finds the dead now; how many there were. A damaged family has none.
+pub(super) fn look_for_the_dead(
+    watch: &Mutex<Watch>,
+    family: &Family,
+    file: Identity,
+    me: Participant,
+) -> usize {
+    let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+    watch.look(family, file, me).unwrap_or(0)
+}
+
+/// What our pool in a family is made of.
+pub(super) fn options(
+    watch: &Arc<Mutex<Watch>>,
+    family: &Arc<Family>,
+    file: Identity,
+    me: Participant,
+) -> PoolOptions {
+    let watch = Arc::clone(watch);
+    let family = Arc::clone(family);
+    PoolOptions {
+        limit: Box::new(limit::check),
+        before_growing: Box::new(move || {
+            let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+            watch.is_due() && watch.look(&family, file, me).is_ok_and(|dead| dead > 0)
+        }),
+        ..PoolOptions::default()
+    }
+}

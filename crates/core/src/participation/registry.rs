@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::Options;
+use super::growth::{self, Watch};
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::members::client::Connection;
@@ -93,6 +94,8 @@ pub(super) struct Membership {
     pub(super) cookie: [u8; 16],
     /// Our slot; `None` in a child that was not counted, until it needs one.
     pub(super) me: Option<Participant>,
+    /// Looks for the dead. Under the one lock only: its own is never waited for.
+    pub(super) watch: Arc<Mutex<Watch>>,
     /// Made when it is needed.
     pub(super) pool: Option<Pool>,
     /// The segments of the pool.
@@ -120,6 +123,7 @@ impl Membership {
             fd,
             cookie,
             me: Some(me),
+            watch: Watch::new(),
             pool: None,
             own: Vec::new(),
             connection: None,
@@ -201,11 +205,10 @@ impl Registry {
         let me = member.me()?;
         let pool = match &mut member.pool {
             Some(pool) => pool,
-            none => none.insert(Pool::new(
-                Arc::clone(&member.family),
-                me,
-                super::growth::options(&member.family, member.file, me),
-            )),
+            none => {
+                let options = growth::options(&member.watch, &member.family, member.file, me);
+                none.insert(Pool::new(Arc::clone(&member.family), me, options))
+            }
         };
         let opening = pool.begin(size_bytes)?;
         while self.families[family].own.len() < opening.segment() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::growth;
 use super::registry::{Kind, Registry, lock};
 use crate::error::Result;
 use crate::layout::{Participant, WORD_BITS};
@@ -141,8 +142,10 @@ pub fn trim(in_flight: bool) -> Result<u64> {
     registry.remove_unused();
     let mut given_back = 0;
     for member in &mut registry.families {
+        if let Some(me) = member.me {
+            growth::look_for_the_dead(&member.watch, &member.family, member.file, me);
+        }
         if let Some(pool) = &mut member.pool {
-            super::growth::look_for_the_dead(&member.family, member.file, member.me);
             given_back += pool.trim()?;
         }
     }

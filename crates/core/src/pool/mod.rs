@@ -8,8 +8,7 @@
 //! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
 //! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
-//! `backing`, `owned`, `chain` and [`owner`] (allocating).
-//! `owned`, `chain` and [`owner`] (allocating), [`limit`] (how much).
+//! `backing`, `owned`, `chain` and [`owner`] (allocating), [`limit`] (how much).
 
 #[cfg(not(loom))]
 mod backing;

@@ -15,7 +15,6 @@
 //! | [`map`] | `Map`: a mapping that unmaps itself |
 //! | [`process`] | `ProcessId`, `spawn`, `reap`, who maps a file, and what a background helper does to itself |
 //! | [`memory`] | `machine`, `groups`: how much memory is left |
-//! | [`process`] | `ProcessId`, `spawn`, `reap`, and what a background helper does to itself |
 //! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
 //!
