@@ -79,7 +79,7 @@ fn world() -> World {
         own_segment_above_bytes: 4096,
         ..PoolOptions::default()
     };
-    let pool = Pool::new(Arc::clone(&family), me, options);
+    let mut pool = Pool::new(Arc::clone(&family), me, options);
     let name = pool.allocate(8192, &mut || true).unwrap();
     let other = family.join().unwrap();
     let fd = pool.segment_fd(0).unwrap();
@@ -106,18 +106,20 @@ fn check(world: &World, info: Result<BlockInfo>) {
 }
 
 /// Everything that can be asked for, with all answers allowed.
-fn use_everything(world: &World, random: &mut Random) {
-    let segment = world.holder.segment();
+fn use_everything(world: &mut World, random: &mut Random) {
+    let segment = &Arc::clone(world.holder.segment());
     for _ in 0..8 {
         let block = random.below(70);
         let generation = random.word();
-        check(world, world.holder.take(block, generation));
+        let taken = world.holder.take(block, generation);
+        check(world, taken);
         check(world, segment.block(block));
         let token = TokenName {
             index: random.below(1030),
             generation: random.word(),
         };
-        check(world, world.holder.claim(token, block, generation));
+        let claimed = world.holder.claim(token, block, generation);
+        check(world, claimed);
         let _ = world.holder.retain(block);
         let _ = world.holder.make_token(block, 0);
         let _ = world.holder.release(block);
@@ -155,7 +157,7 @@ fn use_everything(world: &World, random: &mut Random) {
 fn garbage_in_a_segment() {
     let mut random = Random(0x1234_5678_9abc_def1);
     for _ in 0..rounds() {
-        let world = world();
+        let mut world = world();
         let layout = *world.holder.segment().layout();
         let parts = [
             (0, size_of::<PoolHeader>()),
@@ -170,7 +172,7 @@ fn garbage_in_a_segment() {
         for _ in 0..=random.below(3) {
             let (from, to) = parts[random.below(parts.len())];
             random.scribble(world.holder.segment().mapping(), from, to);
-            use_everything(&world, &mut random);
+            use_everything(&mut world, &mut random);
         }
     }
 }
@@ -179,11 +181,11 @@ fn garbage_in_a_segment() {
 fn garbage_in_a_family() {
     let mut random = Random(0xfeed_5678_9abc_def1);
     for _ in 0..rounds() {
-        let world = world();
+        let mut world = world();
         for _ in 0..=random.below(3) {
             let last = if random.below(2) == 0 { 4 } else { SLOTS };
             random.scribble(&world.family_map, slot_offset(0), slot_offset(last));
-            use_everything(&world, &mut random);
+            use_everything(&mut world, &mut random);
         }
     }
 }

@@ -229,16 +229,16 @@ impl Survivor {
         }
     }
 
-    pub(crate) fn allocate(&self, seed: u64) -> BlockName {
+    pub(crate) fn allocate(&mut self, seed: u64) -> BlockName {
         let name = self.pool.allocate(1000, &mut || true).unwrap();
-        let holder = self.pool.holder(name.segment).unwrap();
-        fill(holder.segment(), name.offset_bytes, name.size_bytes, seed);
+        let segment = self.pool.segment(name.segment).unwrap();
+        fill(segment, name.offset_bytes, name.size_bytes, seed);
         name
     }
 
     pub(crate) fn is_intact(&self, name: BlockName, seed: u64) -> bool {
-        let holder = self.pool.holder(name.segment).unwrap();
-        is_filled(holder.segment(), name.offset_bytes, name.size_bytes, seed)
+        let segment = self.pool.segment(name.segment).unwrap();
+        is_filled(segment, name.offset_bytes, name.size_bytes, seed)
     }
 
     /// What the tracker will do when the process `pid` ended: declare dead what was its

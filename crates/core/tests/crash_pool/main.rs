@@ -27,10 +27,11 @@ fn child_of_a_test() {
 
 /// A child works in a segment of the survivor.
 fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
-    let survivor = Survivor::new();
+    let mut survivor = Survivor::new();
     let kept = survivor.allocate(1);
     let sent = survivor.allocate(2);
     let holder = survivor.pool.holder(0).unwrap();
+    let segment = Arc::clone(holder.segment());
     let token = holder.make_token(sent.block, 0).unwrap();
     // Not held by the survivor: only the token, then the child, keeps it.
     survivor.pool.release(sent.segment, sent.block).unwrap();
@@ -48,7 +49,6 @@ fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
     let was_killed = child.ended_by_kill();
 
     survivor.family.declare_dead(gone).unwrap();
-    let segment = Arc::clone(holder.segment());
     // While the dead count, what they hold is not freed.
     survivor.pool.collect().unwrap();
     assert!(survivor.is_intact(kept, 1) && survivor.is_intact(sent, 2));
@@ -81,7 +81,7 @@ fn die_as_owner(point: &str) -> bool {
     let mut child = Peer::start("owner", Some(point), &survivor.family_fd, &segment_fd, &[]);
     let mut held = None;
     if let Some(words) = child.hear() {
-        let holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
+        let mut holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
         let info = holder.take(words[0] as usize, words[1]).unwrap();
         held = Some((holder, info));
         child.say(&[]);
@@ -101,7 +101,7 @@ fn die_as_owner(point: &str) -> bool {
     assert!(inspect::verify(&segment).unwrap().is_empty());
     survivor.recover(&[Arc::clone(&segment)]);
     let mut closer = survivor.inherit(&segment);
-    if let Some((holder, info)) = held {
+    if let Some((mut holder, info)) = held {
         let is_intact = is_filled(&segment, info.offset_bytes, info.size_bytes, 7);
         assert!(is_intact && !closer.close(info.block).unwrap());
         assert_eq!(holder.held_blocks(), 1);
@@ -118,7 +118,7 @@ fn die_as_owner(point: &str) -> bool {
 fn die_as_heir(point: &str) -> bool {
     let survivor = Survivor::new();
     let owner = survivor.family.join().unwrap();
-    let pool = shared_numpy_core::pool::owner::Pool::new(
+    let mut pool = shared_numpy_core::pool::owner::Pool::new(
         Arc::clone(&survivor.family),
         owner,
         harness::options(),
@@ -127,7 +127,7 @@ fn die_as_heir(point: &str) -> bool {
         .map(|_| pool.allocate(1000, &mut || true).unwrap())
         .collect();
     let segment_fd = pool.segment_fd(0).unwrap();
-    let holder: Holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
+    let mut holder: Holder = harness::attach(&survivor.family, &segment_fd, survivor.me);
     let info = holder.take(names[1].block, names[1].generation).unwrap();
     harness::fill(holder.segment(), info.offset_bytes, info.size_bytes, 3);
     survivor.family.declare_dead(owner).unwrap();

@@ -52,7 +52,7 @@ fn offer() -> (usize, u64, TokenName) {
 /// Takes, claims, makes, expires and drops in a segment of the parent.
 fn member(family: &Arc<Family>) {
     let me = family.join().unwrap();
-    let holder = attach(family, &inherited(SEGMENT_FD), me);
+    let mut holder = attach(family, &inherited(SEGMENT_FD), me);
     let (block, generation, token) = offer();
     holder.take(block, generation).unwrap();
     assert!(holder.take(block, generation + 2).is_err());
@@ -74,7 +74,7 @@ fn member(family: &Arc<Family>) {
 fn forker(family: &Arc<Family>) {
     let me = family.join().unwrap();
     let fd = inherited(SEGMENT_FD);
-    let holder = attach(family, &fd, me);
+    let mut holder = attach(family, &fd, me);
     let (block, generation, token) = offer();
     let info = holder.claim(token, block, generation).unwrap();
     let child = family.reserve_for_child(me).unwrap();
@@ -84,7 +84,7 @@ fn forker(family: &Arc<Family>) {
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         let is_good = family.adopt(child, me).is_ok() && {
-            holder.become_child(child);
+            holder.become_child(Some(child));
             // The parent's hold is gone or not: ours keeps the memory.
             is_filled(holder.segment(), info.offset_bytes, info.size_bytes, 2)
                 && holder.release(block) == Ok(true)
@@ -109,7 +109,7 @@ fn forker(family: &Arc<Family>) {
 fn owner(family: &Arc<Family>) {
     let me = family.join().unwrap();
     let mut file = Some(inherited(SEGMENT_FD));
-    let pool = Pool::new(
+    let mut pool = Pool::new(
         Arc::clone(family),
         me,
         PoolOptions {
@@ -121,36 +121,38 @@ fn owner(family: &Arc<Family>) {
             ..options()
         },
     );
-    let allocate = |size| pool.allocate(size, &mut || true).unwrap();
-    let shared = allocate(1000);
-    let holder = pool.holder(0).unwrap();
-    fill(holder.segment(), shared.offset_bytes, shared.size_bytes, 7);
+    let allocate = |pool: &mut Pool, size| pool.allocate(size, &mut || true).unwrap();
+    let shared = allocate(&mut pool, 1000);
+    let segment = pool.segment(0).unwrap();
+    fill(segment, shared.offset_bytes, shared.size_bytes, 7);
     tell(&[shared.block as u64, shared.generation]);
     listen();
     pool.release(shared.segment, shared.block).unwrap();
-    let blocks: Vec<_> = (0..20).map(|at| allocate(1000 * at)).collect();
+    let blocks: Vec<_> = (0..20).map(|at| allocate(&mut pool, 1000 * at)).collect();
     for name in &blocks {
+        let holder = pool.holder(0).unwrap();
         let token = holder.make_token(name.block, 1).unwrap();
         pool.release(name.segment, name.block).unwrap();
+        let holder = pool.holder(0).unwrap();
         holder.claim(token, name.block, name.generation).unwrap();
         pool.release(name.segment, name.block).unwrap();
     }
     pool.collect().unwrap();
     pool.trim().unwrap();
-    allocate(15_000);
-    allocate(64);
+    allocate(&mut pool, 15_000);
+    allocate(&mut pool, 64);
     if std::env::var(shared_numpy_core::fault::VARIABLE)
         .is_ok_and(|at| at.starts_with("close.undone"))
     {
-        be_met_while_closing(family, &pool);
+        be_met_while_closing(family, &mut pool);
     }
 }
 
 /// Another participant sets its bit and takes it back, over and over, on the block that
 /// the owner opens and closes: until a close is undone, which ends the process.
-fn be_met_while_closing(family: &Arc<Family>, pool: &Pool) {
+fn be_met_while_closing(family: &Arc<Family>, pool: &mut Pool) {
     let me = family.join().unwrap();
-    let taker = attach(family, &pool.segment_fd(0).unwrap(), me);
+    let mut taker = attach(family, &pool.segment_fd(0).unwrap(), me);
     let stop = AtomicBool::new(false);
     // Last freed, first given out: this block again and again.
     let block = pool.allocate(1000, &mut || true).unwrap().block;
@@ -196,7 +198,7 @@ fn heir(family: &Arc<Family>) {
 /// Receives blocks by token, checks them, keeps some, sends some back.
 fn soaker(family: &Arc<Family>) {
     let me = family.join().unwrap();
-    let holder = attach(family, &inherited(SEGMENT_FD), me);
+    let mut holder = attach(family, &inherited(SEGMENT_FD), me);
     let mut kept = Vec::new();
     let mut step = me.generation;
     while let Some(words) = listen() {

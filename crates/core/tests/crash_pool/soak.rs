@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use shared_numpy_core::error::Error;
 use shared_numpy_core::pool::holder::Holder;
+use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::pool::tokens::TokenName;
 
 use crate::harness::{DATA_BYTES, Peer, Survivor, is_filled};
@@ -28,7 +29,7 @@ struct Child {
 
 struct Soak {
     survivor: Survivor,
-    holder: Arc<Holder>,
+    segment: Arc<PoolSegment>,
     children: Vec<Child>,
     /// What children say: block, generation, token, its generation, seed.
     said: (Sender<Vec<u64>>, Receiver<Vec<u64>>),
@@ -39,13 +40,13 @@ struct Soak {
 
 impl Soak {
     fn new() -> Self {
-        let survivor = Survivor::new();
+        let mut survivor = Survivor::new();
         // So that there is a segment to attach.
         survivor.allocate(0);
-        let holder = survivor.pool.holder(0).unwrap();
+        let segment = Arc::clone(survivor.pool.segment(0).unwrap());
         let mut soak = Soak {
             survivor,
-            holder,
+            segment,
             children: Vec::new(),
             said: channel(),
             seed: 0,
@@ -66,6 +67,10 @@ impl Soak {
         }
     }
 
+    fn holder(&mut self) -> &mut Holder {
+        self.survivor.pool.holder(0).unwrap()
+    }
+
     fn next(&mut self) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -74,7 +79,7 @@ impl Soak {
     }
 
     fn send(&mut self) {
-        let pool = &self.survivor.pool;
+        let pool = &mut self.survivor.pool;
         pool.collect().unwrap();
         if pool.stats().in_use_bytes > DATA_BYTES / 2 {
             return;
@@ -83,7 +88,7 @@ impl Soak {
             self.seed += 1;
             let name = self.survivor.allocate(self.seed);
             assert_eq!(name.segment, 0, "one segment must do: memory leaks");
-            let token = self.holder.make_token(name.block, 0).unwrap();
+            let token = self.holder().make_token(name.block, 0).unwrap();
             let released = self.survivor.pool.release(name.segment, name.block);
             released.unwrap();
             let at = self.next() % CHILDREN;
@@ -105,10 +110,14 @@ impl Soak {
                 index: words[2] as usize,
                 generation: words[3],
             };
-            match self.holder.claim(token, block, generation) {
+            match self.holder().claim(token, block, generation) {
                 Ok(info) => {
-                    let segment = self.holder.segment();
-                    assert!(is_filled(segment, info.offset_bytes, info.size_bytes, seed));
+                    assert!(is_filled(
+                        &self.segment,
+                        info.offset_bytes,
+                        info.size_bytes,
+                        seed
+                    ));
                     self.survivor.pool.release(0, block).unwrap();
                     self.received += 1;
                 }
@@ -128,18 +137,17 @@ impl Soak {
         old.peer.kill();
         assert!(old.peer.ended_by_kill(), "it ended by itself");
         self.survivor.bury(Some(old.peer.pid()));
-        let segments = [Arc::clone(self.holder.segment())];
+        let segments = [Arc::clone(&self.segment)];
         let survivor = &self.survivor;
         shared_numpy_core::recover::recover_all(&survivor.family, survivor.me, &segments).unwrap();
-        let segment = self.holder.segment();
-        segment
+        self.segment
             .expire_tokens(|token| {
                 old.sent.contains(&token.name)
                     || !token.sender.is_some_and(|who| survivor.family.counts(who))
             })
             .unwrap();
         assert!(
-            shared_numpy_core::inspect::verify(segment)
+            shared_numpy_core::inspect::verify(&self.segment)
                 .unwrap()
                 .is_empty()
         );
@@ -150,12 +158,12 @@ impl Soak {
             child.peer.kill();
             child.peer.ended_by_kill();
         }
-        let segment = Arc::clone(self.holder.segment());
+        let segment = Arc::clone(&self.segment);
         self.survivor.recover(&[Arc::clone(&segment)]);
         segment.expire_tokens(|_| true).unwrap();
         self.survivor.pool.collect().unwrap();
         self.survivor.verify(&segment);
-        let first = self.holder.held_blocks();
+        let first = self.holder().held_blocks();
         assert_eq!(first, 1);
         let in_use = self.survivor.pool.stats().in_use_bytes;
         assert_eq!(in_use, 1024, "the first block only");

@@ -1,0 +1,9 @@
+//! Pools seen from outside, within one process: several participants, each with a
+//! mapping of its own, as other processes would have.
+
+mod deaths;
+mod descriptors;
+mod forks;
+mod holding;
+mod memory;
+mod world;
