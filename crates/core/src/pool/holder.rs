@@ -167,6 +167,8 @@ impl Holder {
             local.inherited = local.inherited.saturating_sub(1);
         }
         local.count -= 1;
+        // An inherited hold may be released like an own one.
+        local.inherited = local.inherited.min(local.count);
         let is_last = local.count == 0;
         if is_last {
             self.held_blocks -= 1;
@@ -240,7 +242,7 @@ impl Holder {
 
     /// For the owner: holds a closed block that it is about to open.
     pub(super) fn hold_closed(&mut self, block: usize, generation: u64) -> Result<()> {
-        if self.is_held(block, generation)? {
+        if self.held.get(block).is_some_and(|local| local.count > 0) {
             return Err(Error::Damaged("a closed block that its owner still uses"));
         }
         let me = self.living()?;
@@ -329,8 +331,10 @@ impl Holder {
     }
 
     fn clear_bit(&self, block: usize) -> Result<()> {
-        let Some(me) = self.me else {
-            return Ok(()); // the parent's, pinned
+        // Without a row of our own it is the parent's, pinned. Once we left, or were taken
+        // for dead, the row holds nothing, and may be the slot's next process's.
+        let Some(me) = self.me.filter(|&me| self.segment.family().counts(me)) else {
+            return Ok(());
         };
         let place = Place::of(block);
         let (dirty, dirty_bit) = self.segment.dirty(place.word)?;
