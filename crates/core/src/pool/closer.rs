@@ -25,6 +25,7 @@ const TOKEN_TRIES: usize = 4;
 #[derive(Debug)]
 pub struct Closer {
     segment: Arc<PoolSegment>,
+    me: Participant,
     /// Owner words of the rows, as last seen.
     rows_seen: Vec<u64>,
     /// Every word is to be looked at.
@@ -50,6 +51,7 @@ impl Closer {
         }
         Ok(Closer {
             segment,
+            me,
             rows_seen: Vec::new(),
             look_everywhere: false,
             reported: None,
@@ -81,6 +83,7 @@ impl Closer {
         let reported = Some(vec![0; segment.layout().row_words]);
         Ok(Closer {
             segment,
+            me,
             rows_seen: Vec::new(),
             look_everywhere: true,
             reported,
@@ -93,7 +96,9 @@ impl Closer {
     /// # Errors
     ///
     /// [`Error::Damaged`] for garbage in the segment; what was freed before stands.
+    /// [`Error::NotAllowed`] when another process replaced this closer.
     pub fn collect(&mut self, freed: &mut Vec<usize>) -> Result<()> {
+        self.check_in_charge()?;
         self.look_at_rows()?;
         let everywhere = std::mem::take(&mut self.look_everywhere);
         for index in 0..self.segment.layout().dirty_words {
@@ -128,6 +133,11 @@ impl Closer {
     ///
     /// As [`Closer::collect`].
     pub fn close(&mut self, block: usize) -> Result<bool> {
+        self.check_in_charge()?;
+        self.close_one(block)
+    }
+
+    fn close_one(&mut self, block: usize) -> Result<bool> {
         let generation = self.segment.generation(block)?;
         let open = generation.load(Ordering::Acquire);
         if protocol::is_open(open) {
@@ -180,6 +190,19 @@ impl Closer {
         Ok(left)
     }
 
+    /// There is one closer: who was replaced, having left or been taken for dead, frees
+    /// nothing more.
+    fn check_in_charge(&self) -> Result<()> {
+        let closer = self.segment.header(offset_of!(PoolHeader, closer))?;
+        if closer.load(Ordering::Acquire) == self.me.pack() {
+            Ok(())
+        } else {
+            Err(Error::NotAllowed(
+                "another process replaced the pool's closer",
+            ))
+        }
+    }
+
     /// Finds out whose rows changed hands or belong to the dead.
     fn look_at_rows(&mut self) -> Result<()> {
         let high = self.segment.rows_high()?;
@@ -221,7 +244,7 @@ impl Closer {
         let reported = self.reported.as_ref().map_or(0, |reported| reported[word]);
         for at in bits(!held.by_rows & !reported) {
             let block = first + at;
-            if block < used && self.close(block)? {
+            if block < used && self.close_one(block)? {
                 freed.push(block);
                 if let Some(reported) = &mut self.reported {
                     reported[word] |= 1 << at;
