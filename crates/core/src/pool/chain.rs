@@ -4,6 +4,8 @@
 //! (its pages are mapped and warm); a free block is on exactly one list; private to
 //! the owner, so nobody can corrupt it, and gone with it.
 
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -27,6 +29,16 @@ const CHAIN_TOKENS: u64 = 8192;
 const SINGLE_TOKENS: u64 = 1024;
 const SINGLE_BLOCKS: u64 = 64;
 
+/// Closed blocks of a class: segment, block. Two lists, so that neither allocating nor
+/// trimming walks past what it is not looking for.
+#[derive(Debug, Clone, Default)]
+struct FreeList {
+    /// With their pages, the last freed at the back.
+    committed: VecDeque<(usize, usize)>,
+    /// To be committed before use.
+    bare: Vec<(usize, usize)>,
+}
+
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) options: PoolOptions,
@@ -34,11 +46,10 @@ pub(super) struct Chain {
     /// The segment of the chain that is being carved.
     current: Option<usize>,
     next_segment_bytes: u64,
-    /// Closed blocks by class: segment, block.
-    free: Vec<Vec<(usize, usize)>>,
+    free: Vec<FreeList>,
     /// Free memory that is committed.
     pub(super) recycled_bytes: u64,
-    /// Memory of blocks that is committed, free or not.
+    /// Memory of blocks that is committed or being committed, free or not.
     pub(super) committed_bytes: u64,
     until_collect: u32,
     scratch: Vec<usize>,
@@ -50,7 +61,7 @@ impl Chain {
             segments: Vec::new(),
             current: None,
             next_segment_bytes: options.first_segment_bytes,
-            free: vec![Vec::new(); CLASSES],
+            free: vec![FreeList::default(); CLASSES],
             recycled_bytes: 0,
             committed_bytes: 0,
             until_collect: COLLECT_EVERY,
@@ -71,7 +82,7 @@ impl Chain {
         if self.until_collect == 0 {
             self.collect()?;
         }
-        if let Some(found) = self.pop_free(class) {
+        if let Some(found) = self.pop_committed(class) {
             return Ok(found);
         }
         self.collect()?;
@@ -88,26 +99,33 @@ impl Chain {
     }
 
     fn pop_free(&mut self, class: usize) -> Option<(usize, usize)> {
-        let last = (class + LARGER_CLASSES).min(CLASSES - 1);
-        for class in class..=last {
-            if let Some((segment, block)) = self.free[class].pop() {
-                if self.segments[segment].blocks[block].pages == Pages::Committed {
-                    self.recycled_bytes -= classes::class_bytes(class);
-                }
-                return Some((segment, block));
-            }
-        }
-        None
+        let found = self.pop_committed(class);
+        found.or_else(|| {
+            self.free[near(class)]
+                .iter_mut()
+                .find_map(|list| list.bare.pop())
+        })
+    }
+
+    fn pop_committed(&mut self, class: usize) -> Option<(usize, usize)> {
+        let lists = &mut self.free[near(class)];
+        let (segment, block) = lists
+            .iter_mut()
+            .find_map(|list| list.committed.pop_back())?;
+        self.recycled_bytes -= self.segments[segment].blocks[block].size_bytes();
+        Some((segment, block))
     }
 
     pub(super) fn push_free(&mut self, segment: usize, block: usize) {
         let own = &mut self.segments[segment].blocks[block];
         own.is_open = false;
-        let class = usize::from(own.class);
+        let list = &mut self.free[usize::from(own.class)];
         if own.pages == Pages::Committed {
-            self.recycled_bytes += classes::class_bytes(class);
+            self.recycled_bytes += own.size_bytes();
+            list.committed.push_back((segment, block));
+        } else {
+            list.bare.push((segment, block));
         }
-        self.free[class].push((segment, block));
     }
 
     pub(super) fn collect(&mut self) -> Result<()> {
@@ -134,33 +152,56 @@ impl Chain {
     }
 
     /// Asks whether the pool may grow by a block that is to be committed, and begins with
-    /// it: what is left to do without a lock, if anything.
+    /// it: what is left to do without a lock, if anything. From here on it is counted.
     pub(super) fn begin_commit(&mut self, segment: usize, block: usize) -> Result<Option<Commit>> {
-        let own = self.segments[segment].blocks[block];
-        if own.pages == Pages::Committed {
+        let owned = &mut self.segments[segment];
+        if owned.blocks[block].pages == Pages::Committed {
             return Ok(None);
         }
-        let size = own.size_bytes();
-        if let Err(error) = (self.options.limit)(size, self.committed_bytes) {
-            // What nobody uses is not worth an error.
-            if self.recycled_bytes == 0 {
-                return Err(error);
+        let missing_bytes = owned.blocks[block].missing_bytes();
+        let begun = self.ask_for(missing_bytes).and_then(|()| {
+            let first = self.segments[segment].prepare_pages(block);
+            match first {
+                Err(Error::NoSpace { .. }) if self.trim_to(0)? > 0 => {
+                    self.segments[segment].prepare_pages(block)
+                }
+                first => first,
             }
-            self.trim_to(self.recycled_bytes.saturating_sub(size))?;
-            (self.options.limit)(size, self.committed_bytes)?;
+        });
+        match begun {
+            Ok(_) => self.committed_bytes += missing_bytes,
+            Err(_) => self.segments[segment].not_committed(block),
         }
-        let commit = self.segments[segment].prepare_pages(block)?;
-        if commit.is_none() {
-            self.committed_bytes += size;
-        }
-        Ok(commit)
+        begun
     }
 
-    /// What [`Chain::begin_commit`] left to do is done.
+    /// Asks the limit for so many bytes. What nobody uses is not worth an error.
+    fn ask_for(&mut self, bytes: u64) -> Result<()> {
+        let Err(mut refused) = (self.options.limit)(bytes, self.committed_bytes) else {
+            return Ok(());
+        };
+        self.collect()?;
+        for keep_bytes in [self.recycled_bytes.saturating_sub(bytes), 0] {
+            if self.trim_to(keep_bytes)? > 0 {
+                match (self.options.limit)(bytes, self.committed_bytes) {
+                    Ok(()) => return Ok(()),
+                    Err(again) => refused = again,
+                }
+            }
+        }
+        Err(refused)
+    }
+
+    /// What [`Chain::begin_commit`] left to do was done.
     pub(super) fn end_commit(&mut self, segment: usize, block: usize) {
+        self.segments[segment].is_committed(block);
+    }
+
+    /// It was not, or not to the end.
+    pub(super) fn undo_commit(&mut self, segment: usize, block: usize) {
         let owned = &mut self.segments[segment];
-        owned.is_committed(block);
-        self.committed_bytes += owned.blocks[block].size_bytes();
+        self.committed_bytes -= owned.blocks[block].missing_bytes();
+        owned.undo_commit(block);
     }
 
     /// Makes a new block: in the current segment, or in a new one.
@@ -205,8 +246,8 @@ impl Chain {
         let mut data_bytes = wanted.min(LARGEST_SEGMENT_BYTES).max(size);
         loop {
             match self.create(BLOCKS_MAX, CHAIN_TOKENS, data_bytes, family, me) {
-                Err(error) if error.errno() == Some(Errno::NOMEM) && data_bytes / 2 >= size => {
-                    data_bytes /= 2;
+                Err(error) if error.errno() == Some(Errno::NOMEM) && data_bytes > size => {
+                    data_bytes = (data_bytes / 2).max(size);
                 }
                 Err(error) => return Err(error),
                 Ok(owned) => {
@@ -240,24 +281,28 @@ impl Chain {
     pub(super) fn trim_to(&mut self, keep_bytes: u64) -> Result<u64> {
         let mut given_back = 0;
         for class in (0..CLASSES).rev() {
-            let size = classes::class_bytes(class);
             // Smaller blocks share pages with others.
-            if size < 4096 || self.recycled_bytes <= keep_bytes {
+            if classes::class_bytes(class) < 4096 || self.recycled_bytes <= keep_bytes {
                 break;
             }
             // The oldest first: the others are warm.
-            for at in 0..self.free[class].len() {
-                let (segment, block) = self.free[class][at];
-                if self.recycled_bytes <= keep_bytes {
-                    break;
-                }
-                if self.segments[segment].blocks[block].pages == Pages::Committed {
-                    self.recycled_bytes -= size;
-                    self.committed_bytes -= size;
-                    given_back += self.segments[segment].punch(block)?;
-                }
+            while self.recycled_bytes > keep_bytes
+                && let Some((segment, block)) = self.free[class].committed.pop_front()
+            {
+                let owned = &mut self.segments[segment];
+                let own = owned.blocks[block];
+                self.recycled_bytes -= own.size_bytes();
+                self.committed_bytes -= own.own_pages_bytes();
+                let punched = owned.punch(block);
+                self.free[class].bare.push((segment, block));
+                given_back += punched?;
             }
         }
         Ok(given_back)
     }
+}
+
+/// The classes whose blocks serve a request for this one.
+fn near(class: usize) -> RangeInclusive<usize> {
+    class..=(class + LARGER_CLASSES).min(CLASSES - 1)
 }

@@ -1,9 +1,9 @@
 //! A segment as its owner has it: making it, carving blocks out of it, giving
 //! pages back.
 //!
-//! Guarantees: what is fixed is committed before it is written, a block's data and
-//! its table entry before the block is described; a block once described never
-//! changes its place or size.
+//! Guarantees: what is fixed is committed before it is written, a block's table entry
+//! before the block is described, its data before it is opened; a block once described
+//! never changes its place or size.
 
 use core::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
@@ -79,13 +79,31 @@ pub(super) enum Pages {
     /// Nobody asked for them yet; they may have been committed with a neighbour's.
     New,
     Committed,
-    /// They were given back.
+    /// Committing them was refused or failed: what `committed` says is not true of it.
+    Missing,
+    /// They were given back, except those that it shares with a neighbour.
     Punched,
 }
 
 impl OwnBlock {
     pub(super) fn size_bytes(&self) -> u64 {
         classes::class_bytes(usize::from(self.class))
+    }
+
+    /// The pages that are this block's alone, in bytes: what punching it gives back.
+    pub(super) fn own_pages_bytes(&self) -> u64 {
+        let page = rustix::param::page_size() as u64;
+        let end = (self.offset_bytes + self.size_bytes()) / page * page;
+        end.saturating_sub(self.offset_bytes.next_multiple_of(page))
+    }
+
+    /// What committing it adds to the memory that the pool counts.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        match self.pages {
+            Pages::New | Pages::Missing => self.size_bytes(),
+            Pages::Committed => 0,
+            Pages::Punched => self.own_pages_bytes(),
+        }
     }
 }
 
@@ -172,7 +190,6 @@ impl Owned {
             self.backing.commit(self.table_committed as u64, len)?;
             self.table_committed = to;
         }
-        point("allocate.committed");
         for (field, value) in [
             (offset_of!(Block, offset_bytes), offset),
             (offset_of!(Block, size_bytes), size),
@@ -220,11 +237,28 @@ impl Owned {
             } else {
                 self.backing.commit(own.offset_bytes, size)?;
             }
-        } else if own.pages == Pages::Punched {
+        } else if own.pages != Pages::New {
             self.backing.commit(own.offset_bytes, size)?;
         }
         self.is_committed(block);
         Ok(None)
+    }
+
+    /// Whatever of the block's pages was committed is not to be relied on.
+    pub(super) fn not_committed(&mut self, block: usize) {
+        let pages = &mut self.blocks[block].pages;
+        if *pages == Pages::New {
+            *pages = Pages::Missing;
+        }
+    }
+
+    /// Gives back what a commit that did not end well left of a block.
+    pub(super) fn undo_commit(&mut self, block: usize) {
+        self.not_committed(block);
+        let own = self.blocks[block];
+        // Where this fails so does trimming, which says so; these pages are the block's own
+        // and will be committed with it.
+        let _ = self.backing.punch(own.offset_bytes, own.size_bytes());
     }
 
     /// The block's pages are there.

@@ -108,7 +108,9 @@ pub struct PoolStats {
     pub recycled_bytes: u64,
     /// Free blocks without pages.
     pub punched_bytes: u64,
-    /// Memory of blocks that is committed, free or not.
+    /// Memory of blocks that is committed or being committed, free or not. The files have
+    /// that, their own tables, and per segment up to 1 MiB that was committed ahead for
+    /// small blocks, where a large one after a small one may leave out less than a page.
     pub committed_bytes: u64,
 }
 
@@ -131,6 +133,8 @@ pub struct Opening {
     pub commit: Option<Commit>,
     /// That was done.
     pub is_committed: bool,
+    /// There was something to be done.
+    was_to_commit: bool,
 }
 
 impl Opening {
@@ -189,6 +193,7 @@ impl Pool {
             Ok(commit) => Ok(Opening {
                 segment,
                 block,
+                was_to_commit: commit.is_some(),
                 commit,
                 is_committed: false,
             }),
@@ -229,9 +234,15 @@ impl Pool {
         }
     }
 
-    /// Instead of the second half.
+    /// Instead of the second half: the block is free again, what was committed given back.
     pub fn abandon(&mut self, opening: Opening) {
-        self.chain.push_free(opening.segment, opening.block);
+        let Opening { segment, block, .. } = opening;
+        if opening.is_committed {
+            self.chain.end_commit(segment, block);
+        } else if opening.was_to_commit {
+            self.chain.undo_commit(segment, block);
+        }
+        self.chain.push_free(segment, block);
     }
 
     /// Drops one hold of this process; the block is free at once if it was the last
