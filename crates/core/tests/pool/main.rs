@@ -4,6 +4,7 @@
 mod deaths;
 mod descriptors;
 mod forks;
+mod growth;
 mod holding;
 mod memory;
 mod world;
