@@ -240,10 +240,8 @@ impl Undertaker {
         {
             return Ok(());
         }
-        let by_ours = match self.reserver(family, slot, seen)? {
-            Some(identity) => Some(self.is_ours(&identity)),
-            None => None,
-        };
+        let reserver = self.reserver(family, slot, seen)?;
+        let by_ours = reserver.map(|identity| self.is_ours(&identity));
         let reserved = Reserved {
             seen,
             looks: 0,
