@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shared_numpy_core::layout::Participant;
+use shared_numpy_core::liveness;
 use shared_numpy_core::pool::closer::Closer;
 use shared_numpy_core::pool::family::Family;
 use shared_numpy_core::pool::owner::{Pool, PoolOptions};
@@ -182,6 +183,25 @@ fn recoverer(family: &Arc<Family>) {
     let segment = PoolSegment::attach(inherited(SEGMENT_FD), Arc::clone(family)).unwrap();
     family.declare_dead(dead).unwrap();
     assert!(recover(family, me, dead, &[Arc::new(segment)]).unwrap());
+    find_a_dead_child(family, me);
+}
+
+/// A child joins and ends: that is found out, and nobody else is taken for dead.
+fn find_a_dead_child(family: &Arc<Family>, me: Participant) {
+    // SAFETY: as in `forker`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let is_in = family.join().is_ok();
+        // SAFETY: ends the process at once; no destructor has to run.
+        unsafe { libc::_exit(i32::from(!is_in)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for our own child and writes into a local.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert_eq!(status, 0);
+    let file = rustix::fs::fstat(inherited(FAMILY_FD)).unwrap();
+    let buried = liveness::bury(family, (file.st_dev, file.st_ino), Some(me)).unwrap();
+    assert_eq!(buried, 1);
 }
 
 /// Takes over the segment of a dead owner.
