@@ -118,6 +118,7 @@ impl Drop for Hold {
 /// [`Error::NoSpace`], [`Error::Limit`], [`Error::Interrupted`] when `keep_going` said so;
 /// the system's.
 pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
+    let mut is_trimmed = false;
     loop {
         let mut registry = lock();
         let Some(home) = registry.home() else {
@@ -141,6 +142,11 @@ pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result
         let pool = member.pool.as_mut().ok_or(Error::Stale)?;
         if let Err(error) = done {
             pool.abandon(opening);
+            // What nobody uses may be what is missing.
+            let is_full = matches!(error, Error::NoSpace { .. });
+            if is_full && !std::mem::replace(&mut is_trimmed, true) && pool.trim()? > 0 {
+                continue;
+            }
             return Err(error);
         }
         let name = pool.finish(opening)?;
