@@ -6,18 +6,16 @@ What is guaranteed:
   siblings make, and every view of it (slices, transposes, reshaped arrays, fields,
   other dtypes). Whatever has memory of its own (``a + 1``, ``a.sum(axis=0)``,
   ``a[[1, 2]]``, ``a.copy()``, ``np.empty_like(a)``) is an ordinary array or scalar.
-- Memory is committed when an array is made: a full ``/dev/shm`` is an ``OSError``.
+- Memory is committed when an array is made: none left is an ``OSError`` or a
+  ``MemoryError``, and never a signal.
 - An array stays readable and writable until it is dropped, whatever was closed or
   unlinked meanwhile, here or elsewhere.
+- Memory comes back when the last process that can see it has dropped it or has
+  ended, by whatever death. Nobody needs to close or unlink anything.
 - Input is copied once, straight into shared memory.
-
-An array that was never sent anywhere is gone with its last view; once a handle
-was sent, its memory stays until somebody calls `unlink` or the program's last
-process has ended.
 """
 
 import operator
-import os
 import sys
 
 try:
@@ -28,7 +26,6 @@ except ImportError as error:
         "pip install 'shared-numpy[arrays]'") from error
 
 from . import _core
-from . import _tracker
 from .shared_memory import SharedMemory
 
 __all__ = [
@@ -57,7 +54,8 @@ def _without_garbage_collection(body):
 class SharedNDArray(np.ndarray):
     """An array in shared memory. Made by `array`, `ndarray`, `zeros` and the like.
 
-    ``SharedNDArray(shape, dtype=float, order=None)`` is the same as `ndarray`.
+    ``SharedNDArray(shape, dtype=float, order=None)`` is the same as `ndarray`, which
+    is quicker.
 
     It is a ``numpy.ndarray`` in all respects. Views of it are of this type;
     results with memory of their own are ordinary arrays. Put on a queue of
@@ -86,30 +84,24 @@ class SharedNDArray(np.ndarray):
 
     @property
     def shm(self):
-        """The segment that holds this array, as a `SharedMemory`.
+        """The memory of this array, as a `SharedMemory` without a file.
 
-        Its ``name`` can be given to other processes, so looking at it counts as
-        sending the array: the memory stays until `unlink` or the program's end.
-        Each access gives a new object, which may be closed at will.
+        Its ``name`` says where the memory is; it holds nothing. Each access gives a new
+        object, which may be closed at will.
         """
-        segment = _segment_of(self)
-        segment.publish()
-        return _ArrayMemory(segment)
+        memory = _core.array_memory(self)
+        if memory is None:
+            raise _private_memory()
+        return _ArrayMemory(memory, _core.array_name(self))
 
     def close(self):
         """Does nothing, any number of times: the array stays usable until it is dropped.
 
-        Its memory is unmapped with its last view in this process.
+        Its memory comes back when all processes have dropped it.
         """
 
     def unlink(self):
-        """Removes the segment's name, so that the memory goes with its last view.
-
-        Any process may do it, in any order with `close` and any number of times.
-        Processes that have the array keep it; handles on their way lead nowhere
-        then; an array sent later is copied to new shared memory first.
-        """
-        _unlink(_segment_of(self))
+        """Does nothing, any number of times: the memory has no name to be removed."""
 
     def __reduce__(self):
         return self.view(np.ndarray).__reduce__()
@@ -120,56 +112,36 @@ class SharedNDArray(np.ndarray):
 
 
 class _ArrayMemory(SharedMemory):
-    """The `SharedMemory` of an array: unlinking again is no error."""
+    """The memory of an array with the face of a `SharedMemory`; there is no name to remove."""
 
-    def __init__(self, segment):
+    def __init__(self, memory, name):
         # Not the array's own buffer: the array may go while this object stays.
-        self._mmap = segment.exporter()
-        self._buf = memoryview(self._mmap)
-        self._size = segment.nbytes
-        self._name = segment.name
-        self._identity = segment.identity
-        self._segment = segment
+        self._mmap = memory
+        self._name = name
+        self._look()
+
+    @property
+    def _fd(self):
+        return -1
 
     def unlink(self):
-        """Removes the segment's name; nothing happens if that was done before."""
-        _unlink(self._segment)
+        """Does nothing: the memory has no name in the file system."""
 
     def __reduce__(self):
-        return SharedMemory, (self.name,)
+        return _open_memory, (self.name,)
 
     def __repr__(self):
         return "SharedMemory({!r}, size={})".format(self.name, self.size)
 
 
-def _segment_of(a):
-    """The segment of an array; ValueError if it lies in private memory."""
-    segment = _core.array_segment(a)
-    if segment is None:
-        raise ValueError("this array is not in shared memory: make it with "
-                         "shared_numpy.array(...) or shared_numpy.ndarray(...)")
-    return segment
+def _open_memory(name):
+    """The memory with the name that ``a.shm.name`` was."""
+    return _ArrayMemory(_core.array_open(name, 1)[0], name)
 
 
-def _unlink(segment):
-    segment.unlink()
-    _tracker.gone("array", segment.name, segment.identity)
-
-
-def _new_memory(nbytes):
-    """A buffer of `nbytes` zero bytes in a new segment, which the tracker knows of."""
-    while True:
-        name = "/snp_" + os.urandom(8).hex()
-        try:
-            # First the tracker, so that being killed in between leaves nothing.
-            _tracker.register("array", name)
-            # If a signal's handler raises just after this, dropping it removes it.
-            return _core.array_create(name, nbytes)
-        except FileExistsError:
-            _tracker.unregister("array", name)
-        except BaseException:
-            _tracker.gone("array", name)
-            raise
+def _private_memory():
+    return ValueError("this array is not in shared memory: make it with "
+                      "shared_numpy.array(...) or shared_numpy.ndarray(...)")
 
 
 def _refuse_pointers(dtype):
@@ -199,8 +171,8 @@ def _whole(shape, dtype):
     return shape + sample.shape[1:], sample.dtype
 
 
-def _allocate(shape, dtype, order, cls=SharedNDArray):
-    """A new array of zero bytes; `order` is 'C' or 'F'."""
+def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
+    """A new array, for arguments of every kind; `order` is 'C' or 'F'."""
     shape, dtype = _whole(shape, dtype)
     nbytes = dtype.itemsize
     for length in shape:
@@ -215,15 +187,17 @@ def _allocate(shape, dtype, order, cls=SharedNDArray):
     if len(shape) > 32:
         # Let numpy, whose limit it is, refuse before memory is taken.
         np.empty((0,) * len(shape), np.bool_)
-    return np.ndarray.__new__(cls, shape, dtype, _new_memory(nbytes), 0, None, order)
+    memory = _core.block_create(nbytes, zeroed)
+    return np.ndarray.__new__(cls, shape, dtype, memory, 0, None, order)
 
 
-def _allocate_like(a, dtype, order, shape=None):
-    """A new array with the shape of `a` and its axes in memory as `order` says.
+def _allocate_like(a, dtype, order, shape=None, make=None):
+    """A new array, by `empty` or `make`, with the shape of `a` and its axes in memory as `order` says.
 
     `order` is 'C', 'F', 'A' (Fortran if `a` is, and not C) or 'K' (as in `a`, as
     near as can be), as for ``numpy.copy``.
     """
+    make = make or empty
     order = (order or "K").upper()
     if order not in ("C", "F", "A", "K"):
         raise ValueError("order must be one of 'C', 'F', 'A', or 'K' (got {!r})".format(order))
@@ -236,10 +210,10 @@ def _allocate_like(a, dtype, order, shape=None):
     if order == "A" or (order == "K" and (a.flags.c_contiguous or a.flags.f_contiguous)):
         order = "F" if a.flags.fnc else "C"
     if order != "K":
-        return _allocate(shape, dtype, order)
+        return make(shape, dtype, order)
     # The axis with the longest steps outermost, as numpy does.
     axes = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
-    inner = _allocate([shape[axis] for axis in axes], dtype, "C")
+    inner = make([shape[axis] for axis in axes], dtype)
     places = sorted(range(a.ndim), key=axes.__getitem__)
     places += range(a.ndim, inner.ndim)  # the axes of a subarray dtype
     return inner.transpose(places)
@@ -328,15 +302,16 @@ def from_array(a):
     return array(a)
 
 
-def ndarray(shape, dtype=float, order=None):
-    """A new array in shared memory; its bytes are zero.
+@_core.array_maker
+def ndarray(shape, dtype=None, order=None):
+    """A new array in shared memory; its bytes are what was last in that memory.
 
     Parameters
     ----------
     shape : int or sequence of int
         The lengths of the axes; empty arrays and no axes at all are fine.
     dtype : dtype
-        Anything but Python objects.
+        Anything but Python objects; float by default.
     order : {'C', 'F'}, optional
         Row-major (default) or column-major.
 
@@ -346,8 +321,8 @@ def ndarray(shape, dtype=float, order=None):
         The items are, or contain, Python objects.
     ValueError
         A negative length, or more bytes than can be addressed.
-    OSError
-        ``ENOSPC``: shared memory is full; nothing is left behind.
+    MemoryError, OSError
+        There is no more shared memory; nothing is left behind.
     """
     return _allocate(shape, dtype, _c_or_f(order))
 
@@ -359,15 +334,17 @@ def _c_or_f(order):
     return order
 
 
-def empty(shape, dtype=float, order="C"):
+@_core.array_maker
+def empty(shape, dtype=None, order="C"):
     """Like ``numpy.empty``, in shared memory. See `ndarray`."""
     return _allocate(shape, dtype, _c_or_f(order))
 
 
-def zeros(shape, dtype=float, order="C"):
+@_core.array_maker
+def zeros(shape, dtype=None, order="C"):
     """Like ``numpy.zeros``, in shared memory. See `ndarray`."""
-    # New segments are zero, and zero bytes are the zero of every dtype we take.
-    return _allocate(shape, dtype, _c_or_f(order))
+    # Zero bytes are the zero of every dtype that we take.
+    return _allocate(shape, dtype, _c_or_f(order), zeroed=True)
 
 
 def ones(shape, dtype=None, order="C"):
@@ -382,7 +359,7 @@ def full(shape, fill_value, dtype=None, order="C"):
     """
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
-    result = _allocate(shape, dtype, _c_or_f(order))
+    result = empty(shape, dtype, order)
     np.copyto(result, fill_value, casting="unsafe")
     return result
 
@@ -396,7 +373,9 @@ def empty_like(prototype, dtype=None, order="K", subok=True, shape=None):
 
 def zeros_like(a, dtype=None, order="K", subok=True, shape=None):
     """Like ``numpy.zeros_like``, in shared memory; `subok` is ignored."""
-    return empty_like(a, dtype, order, subok, shape)
+    del subok
+    a = _plain(a)
+    return _allocate_like(a, a.dtype if dtype is None else dtype, order, shape, zeros)
 
 
 def ones_like(a, dtype=None, order="K", subok=True, shape=None):

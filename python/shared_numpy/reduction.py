@@ -1,6 +1,6 @@
 """How arrays travel: a handle instead of the bytes.
 
-A handle is the segment's name, the place and shape of the view in it, and the
+A handle says which block of memory, the place and shape of the view in it, and the
 dtype. ``multiprocessing``'s own pickler (queues, pipes, pools, executors, process
 arguments) gets handles; plain ``pickle`` gets values (`SharedNDArray.__reduce_ex__`).
 
@@ -12,7 +12,6 @@ What is guaranteed:
   (the queue was full) can be taken back with `Published.withdraw`.
 """
 
-import errno
 import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
@@ -20,7 +19,6 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from . import _core
-from . import _tracker
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
@@ -28,17 +26,17 @@ _collecting = threading.local()
 
 
 class Published:
-    """The segments whose names went into one pickle."""
+    """What the handles in one pickle hold."""
 
-    __slots__ = ("_segments",)
+    __slots__ = ("_sent",)
 
     def __init__(self):
-        self._segments = []
+        self._sent = []
 
     def withdraw(self):
         """Declares that the pickle reached nobody and never will."""
-        while self._segments:
-            self._segments.pop().withdraw()
+        while self._sent:
+            self._sent.pop().withdraw()
 
 
 def dumps(obj):
@@ -76,21 +74,16 @@ def register(cls):
 
 def _reduce(a):
     """The handle of `a`, as a pickler wants it."""
-    dtype = a.dtype
-    place = _core.array_place(a, dtype.itemsize)
-    if place is None:
+    handle = _core.array_send(a)
+    if handle is None:
         return a.__reduce_ex__(4)  # an object of a user's class with private memory
-    segment, offset = place
-    if not segment.publish():
-        # The name is gone (`unlink`, or its creator dropped it after a fork), the
-        # memory is not: what is sent is a copy.
-        return _reduce(_copy(a))
+    handle, sent = handle
     published = getattr(_collecting, "published", None)
     if published is not None:
-        published._segments.append(segment)
+        published._sent.append(sent)
     cls = type(a)
-    return _open, (segment.name, offset, a.shape, a.strides, _short(dtype),
-                   a.flags.writeable, None if cls is _arrays().SharedNDArray else cls)
+    return _open, (handle, _short(a.dtype), a.flags.writeable,
+                   None if cls is _arrays().SharedNDArray else cls)
 
 
 def _arrays():
@@ -102,13 +95,6 @@ def _arrays():
     return sys.modules[name]
 
 
-def _copy(a):
-    copied = _arrays().array(a)
-    if not a.flags.writeable:
-        copied.flags.writeable = False
-    return copied if type(a) is type(copied) else copied.view(type(a))
-
-
 def _short(dtype):
     """The dtype, or the text that says the same and is pickled in a third of the time."""
     if dtype.names is None and dtype.metadata is None and dtype.isnative and dtype.num < 21:
@@ -116,32 +102,22 @@ def _short(dtype):
     return dtype
 
 
-def _open(name, offset, shape, strides, dtype, writeable, cls):
+def _open(handle, dtype, writeable, cls):
     """The array that a handle leads to, in this process.
 
     Raises
     ------
-    FileNotFoundError
+    StaleHandle
         The array's memory was given back before this handle arrived.
+    ForeignHandle
+        The handle was made by a program that this process does not belong to.
     ValueError, TypeError
-        The handle does not fit the segment, or its dtype holds objects.
+        The handle does not fit the memory, or its dtype holds objects.
     """
     arrays = _arrays()
     dtype = np.dtype(dtype)
     arrays._refuse_pointers(dtype)
-    axes = list(zip(shape, strides))
-    if len(axes) != len(shape) or len(axes) != len(strides):
-        raise ValueError("a handle with {} lengths and {} strides".format(
-            len(shape), len(strides)))
-    _tracker.come()
-    try:
-        memory = _core.array_attach(name, offset, axes, dtype.itemsize)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            errno.ENOENT,
-            "the shared array is gone: it was unlinked, or its program ended, before this "
-            "handle was received; call unlink() only after the last receiver has got the "
-            "array, or send a copy (np.array(a))", name) from None
+    memory, offset, shape, strides = _core.array_open(handle, dtype.itemsize)
     result = np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
     if not writeable:
         result.flags.writeable = False

@@ -1,9 +1,11 @@
-//! `_core.Exporter`: mapped memory as a Python buffer.
+//! `_core.Exporter`: shared memory as a Python buffer.
 //!
-//! Guarantees: the memory is unmapped when the `Exporter` dies and not before.
-//! NumPy keeps a reference to the exporter but no buffer export, so a count of
-//! exports says nothing; the object's own life is what counts. A read-only
-//! exporter refuses writable requests with `BufferError`.
+//! Guarantees: what the memory is held by, a mapping or a hold on a block of a pool,
+//! is let go when the `Exporter` dies and not before. NumPy keeps a reference to the
+//! exporter but no buffer export, so a count of exports says nothing; the object's
+//! own life is what counts. A read-only exporter refuses writable requests with
+//! `BufferError`. Letting go of a block calls no Python and keeps the interpreter:
+//! the garbage collector may do it anywhere.
 //!
 //! The buffer protocol entered the stable ABI in 3.11. On 3.9 and newer
 //! `PyType_FromSpec` takes its slots all the same; on 3.6 to 3.8, whose type layout
@@ -13,7 +15,8 @@
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -22,6 +25,7 @@ use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use shared_numpy_core::mapping::Mapping;
+use shared_numpy_core::participation::Hold;
 
 use crate::gil;
 
@@ -59,22 +63,34 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// Why the memory of a block cannot be had any more.
+pub(crate) const DROPPED: &CStr =
+    c"this memory was inherited by a fork and let go by drop_inherited()";
+
 /// Slot number of `bf_getbuffer` in a `PyType_Spec`.
 const BF_GETBUFFER: c_int = 1;
 /// Where `tp_as_buffer` lies in a type object of CPython 3.6 to 3.8 (64 bit).
 const TP_AS_BUFFER_OFFSET: usize = 160;
 
-/// What an exporter holds. `mapping` comes from `Arc::into_raw` and is only null
-/// in an object whose making failed half way.
+/// What keeps the memory of an exporter.
+enum Memory {
+    /// A mapping of which the exporter shows the whole.
+    Mapping(Arc<Mapping>),
+    /// A block, from its beginning.
+    Block(Hold),
+}
+
+/// An exporter. All bytes zero, as the allocator leaves it, is one that was not
+/// made yet and has nothing.
 #[repr(C)]
 struct ExporterObject {
     ob_base: ffi::PyObject,
-    mapping: *const Mapping,
-    /// How many bytes are exported; at most the mapping's length.
+    /// Where the bytes begin; null before `memory` is there.
+    start: *mut u8,
+    /// How many there are.
     len: usize,
-    /// An object that lives as long as this one, or null.
-    owner: *mut ffi::PyObject,
     read_only: bool,
+    memory: MaybeUninit<Memory>,
 }
 
 /// The type object, made once by [`register`]; null before.
@@ -89,21 +105,25 @@ pub(crate) fn new<'py>(
     mapping: Arc<Mapping>,
     read_only: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let len = mapping.len();
-    new_part(py, mapping, len, read_only, None)
+    let read_only = read_only || mapping.is_read_only();
+    let (start, len) = (mapping.start().as_ptr(), mapping.len());
+    export(py, Memory::Mapping(mapping), start, len, read_only)
 }
 
-/// An exporter of the first `len` bytes of `mapping` (all of it, if that is less)
-/// that keeps `owner` alive until it dies itself.
-///
-/// `owner` must not lead back to the exporter: nothing would find the cycle.
-pub(crate) fn new_part<'py>(
-    py: Python<'py>,
-    mapping: Arc<Mapping>,
+/// An exporter of the first `len` bytes of a block.
+pub(crate) fn new_block(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Bound<'_, PyAny>> {
+    let start = hold.start().as_ptr();
+    let len = len.min(hold.size_bytes());
+    export(py, Memory::Block(hold), start, len, false)
+}
+
+fn export(
+    py: Python<'_>,
+    memory: Memory,
+    start: *mut u8,
     len: usize,
     read_only: bool,
-    owner: Option<Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Bound<'_, PyAny>> {
     let ty = TYPE.load(Ordering::Relaxed);
     if ty.is_null() {
         return Err(PySystemError::new_err(
@@ -116,64 +136,54 @@ pub(crate) fn new_part<'py>(
     if object.is_null() {
         return Err(PyErr::fetch(py));
     }
-    let exporter = object.cast::<ExporterObject>();
-    let read_only = read_only || mapping.is_read_only();
-    let len = len.min(mapping.len());
-    // SAFETY: as below.
-    unsafe {
-        (*exporter).len = len;
-    }
-    // SAFETY: as below; the new object takes over the reference.
-    unsafe {
-        (*exporter).owner = owner.map_or(ptr::null_mut(), Bound::into_ptr);
-    }
-    // SAFETY: the object was allocated with room for `ExporterObject`, nobody else
-    // has seen it yet, and the fields are plain data.
-    unsafe {
-        (*exporter).mapping = Arc::into_raw(mapping);
-    }
-    // SAFETY: as above.
-    unsafe {
-        (*exporter).read_only = read_only;
-    }
+    // SAFETY: the object was allocated with room for `ExporterObject` and nobody else
+    // has seen it yet; none of its fields has anything to drop before `memory` is
+    // written, which is now.
+    let exporter = unsafe { &mut *object.cast::<ExporterObject>() };
+    exporter.memory.write(memory);
+    exporter.start = start;
+    exporter.len = len;
+    exporter.read_only = read_only;
     // SAFETY: `object` is a new reference, which `Bound` takes over.
     Ok(unsafe { Bound::from_owned_ptr(py, object) })
 }
 
-/// The mapping behind `object`, if it is an exporter.
-pub(crate) fn mapping_of(object: &Bound<'_, PyAny>) -> Option<Arc<Mapping>> {
-    // SAFETY: `object` is a live Python object; its type pointer may be read.
-    let ty = unsafe { ffi::Py_TYPE(object.as_ptr()) };
-    if ty != TYPE.load(Ordering::Relaxed) || ty.is_null() {
+/// What keeps the memory of `object`, if that is an exporter.
+fn memory_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<&'a Memory> {
+    let ty = TYPE.load(Ordering::Relaxed);
+    if ty.is_null() || object.get_type_ptr() != ty {
         return None;
     }
     let exporter = object.as_ptr().cast::<ExporterObject>();
-    // SAFETY: the type was compared, so the layout is `ExporterObject`'s.
-    let mapping = unsafe { (*exporter).mapping };
-    if mapping.is_null() {
-        return None;
+    // SAFETY: the type was compared, so the layout is `ExporterObject`'s; once made,
+    // an exporter is changed by its end only, which the reference keeps away.
+    let exporter = unsafe { &*exporter };
+    // SAFETY: where there is a start, there is a memory.
+    (!exporter.start.is_null()).then(|| unsafe { exporter.memory.assume_init_ref() })
+}
+
+/// The mapping behind `object`, if it is an exporter of a whole one.
+pub(crate) fn mapping_of(object: &Bound<'_, PyAny>) -> Option<Arc<Mapping>> {
+    match memory_of(object)? {
+        Memory::Mapping(mapping) => Some(Arc::clone(mapping)),
+        Memory::Block(_) => None,
     }
-    // SAFETY: `mapping` came from `Arc::into_raw` and the exporter, alive, holds
-    // that count; this adds one for the `Arc` made below.
-    unsafe { Arc::increment_strong_count(mapping) };
-    // SAFETY: takes over the count added above.
-    Some(unsafe { Arc::from_raw(mapping) })
+}
+
+/// The hold behind `object`, if it is an exporter of a block, and how many bytes of the
+/// block it shows.
+pub(crate) fn block_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<(&'a Hold, usize)> {
+    let Memory::Block(hold) = memory_of(object)? else {
+        return None;
+    };
+    // SAFETY: it has a memory, so it is an exporter.
+    let len = unsafe { (*object.as_ptr().cast::<ExporterObject>()).len };
+    Some((hold, len))
 }
 
 /// The type of exporters; null before [`register`].
 pub(crate) fn type_object() -> *mut ffi::PyTypeObject {
     TYPE.load(Ordering::Relaxed)
-}
-
-/// The object that `object` keeps alive, if `object` is an exporter with an owner.
-pub(crate) fn owner_of<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    if object.get_type_ptr() != type_object() || type_object().is_null() {
-        return None;
-    }
-    // SAFETY: the type was compared, so the layout is `ExporterObject`'s.
-    let owner = unsafe { (*object.as_ptr().cast::<ExporterObject>()).owner };
-    // SAFETY: null or an object that the exporter keeps alive; adds a reference.
-    unsafe { Bound::from_borrowed_ptr_or_opt(object.py(), owner) }
 }
 
 /// # Safety
@@ -185,31 +195,33 @@ unsafe extern "C" fn getbuffer(
     view: *mut Py_buffer,
     flags: c_int,
 ) -> c_int {
-    let exporter = object.cast::<ExporterObject>();
     // SAFETY: CPython calls this slot with objects of our type only.
-    let mapping = unsafe { (*exporter).mapping };
-    if view.is_null() || mapping.is_null() {
+    let exporter = unsafe { &*object.cast::<ExporterObject>() };
+    let refusal = if view.is_null() || exporter.start.is_null() {
+        Some(c"nothing to export")
+    } else {
+        // SAFETY: where there is a start, there is a memory.
+        match unsafe { exporter.memory.assume_init_ref() } {
+            Memory::Block(hold) if hold.is_dropped() => Some(DROPPED),
+            _ => None,
+        }
+    };
+    if let Some(refusal) = refusal {
         // SAFETY: the exception type is a static of the running interpreter.
         let kind = unsafe { ffi::PyExc_BufferError };
         // SAFETY: the GIL is held; the message is a C string.
-        unsafe { ffi::PyErr_SetString(kind, c"nothing to export".as_ptr()) };
+        unsafe { ffi::PyErr_SetString(kind, refusal.as_ptr()) };
         return -1;
     }
-    // SAFETY: not null, so from `Arc::into_raw`, and the exporter holds its count.
-    let mapping = unsafe { &*mapping };
-    // SAFETY: plain field of our object.
-    let read_only = unsafe { (*exporter).read_only };
-    // SAFETY: plain field of our object.
-    let len = unsafe { (*exporter).len };
     // SAFETY: `view` is not null; the bytes live as long as `object`, of which
     // FillInfo keeps a reference in the view; lengths were limited to `isize::MAX`.
     unsafe {
         PyBuffer_FillInfo(
             view,
             object,
-            mapping.start().as_ptr().cast(),
-            len as ffi::Py_ssize_t,
-            c_int::from(read_only),
+            exporter.start.cast(),
+            exporter.len as ffi::Py_ssize_t,
+            c_int::from(exporter.read_only),
             flags,
         )
     }
@@ -221,22 +233,20 @@ unsafe extern "C" fn getbuffer(
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: a live object's type may be read.
     let ty = unsafe { ffi::Py_TYPE(object) };
-    // SAFETY: objects of our type have this layout.
-    let owner = unsafe { (*object.cast::<ExporterObject>()).owner };
-    // The owner first: it removes the name, which is quick while memory is mapped.
-    // SAFETY: null or a reference of ours, given back once; the GIL is held.
-    unsafe { ffi::Py_XDECREF(owner) };
-    // SAFETY: objects of our type have this layout.
-    let mapping = unsafe { (*object.cast::<ExporterObject>()).mapping };
-    if !mapping.is_null() {
-        // SAFETY: gives back the count that `new` took with `Arc::into_raw`; the
-        // object cannot be reached any more, so nobody reads the pointer again.
-        let mapping = unsafe { Arc::from_raw(mapping) };
-        if Arc::strong_count(&mapping) == 1 {
-            let size_bytes = mapping.len();
-            // SAFETY: CPython deallocates with the GIL held.
-            let py = unsafe { Python::assume_attached() };
-            gil::free(py, mapping, size_bytes);
+    // SAFETY: objects of our type have this layout, and nobody else refers to this one.
+    let exporter = unsafe { &mut *object.cast::<ExporterObject>() };
+    if !exporter.start.is_null() {
+        exporter.start = ptr::null_mut();
+        // SAFETY: where there was a start, there was a memory; it is not looked at again.
+        match unsafe { exporter.memory.assume_init_read() } {
+            Memory::Block(hold) => drop(hold),
+            Memory::Mapping(mapping) if Arc::strong_count(&mapping) > 1 => drop(mapping),
+            Memory::Mapping(mapping) => {
+                let size_bytes = mapping.len();
+                // SAFETY: CPython deallocates with the GIL held.
+                let py = unsafe { Python::assume_attached() };
+                gil::free(py, mapping, size_bytes);
+            }
         }
     }
     // SAFETY: allocated by PyType_GenericAlloc without GC, freed by its counterpart.
@@ -318,7 +328,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         return m.add("Exporter", ty); // imported again: there are objects of this type
     }
     let method =
-        |name: &'static std::ffi::CStr, doc: &'static std::ffi::CStr, call| ffi::PyMethodDef {
+        |name: &'static CStr, doc: &'static CStr, call| ffi::PyMethodDef {
             ml_name: name.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer { PyCFunction: call },
             ml_flags: ffi::METH_NOARGS,
@@ -346,7 +356,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         slot(ffi::Py_tp_methods, methods.as_mut_ptr().cast()),
         slot(
             ffi::Py_tp_doc,
-            c"Mapped shared memory as a buffer; unmapped when this object and all views of it are gone."
+            c"Shared memory as a buffer; let go when this object and all views of it are gone."
                 .as_ptr()
                 .cast_mut()
                 .cast(),

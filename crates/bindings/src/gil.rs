@@ -102,7 +102,7 @@ fn restore(state: *mut ffi::PyThreadState) {
 ///
 /// `call` is one call of a function in C and does not panic.
 #[inline]
-fn parking<R>(call: impl FnOnce() -> R) -> R {
+pub(crate) fn parking<R>(call: impl FnOnce() -> R) -> R {
     struct ParkForEver;
     impl Drop for ParkForEver {
         fn drop(&mut self) {
@@ -151,15 +151,29 @@ pub(crate) fn tuple<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTu
     Ok(tuple.cast_into()?)
 }
 
+/// `callable(*args, **keywords)`.
+///
+/// # Safety
+///
+/// - `args` is a tuple, `keywords` a dictionary or null.
+pub(crate) unsafe fn call_with<'py>(
+    callable: &Bound<'py, PyAny>,
+    args: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (py, callable) = (callable.py(), callable.as_ptr());
+    // SAFETY: alive, as the caller promises of the others, and the lock is held.
+    made(
+        py,
+        parking(|| unsafe { PyObject_Call(callable, args, keywords) }),
+    )
+}
+
 /// `callable(*args)`.
 pub(crate) fn call<'py>(
     callable: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (py, callable, args) = (callable.py(), callable.as_ptr(), args.as_ptr());
-    // SAFETY: both are alive and the lock is held; no keywords.
-    made(
-        py,
-        parking(|| unsafe { PyObject_Call(callable, args, ptr::null_mut()) }),
-    )
+    // SAFETY: a tuple, and no keywords.
+    unsafe { call_with(callable, args.as_ptr(), ptr::null_mut()) }
 }

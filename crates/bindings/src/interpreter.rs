@@ -15,7 +15,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::{exporter, list, ndarray};
+use crate::{exporter, list, maker, ndarray, numpy};
 
 /// The dictionary of modules of the interpreter that has this module; null before.
 ///
@@ -55,6 +55,8 @@ pub(crate) fn claim(_py: Python<'_>) -> PyResult<()> {
 extern "C" fn forget() {
     exporter::forget();
     list::forget();
+    maker::forget();
     ndarray::forget();
+    numpy::forget();
     MODULES.store(ptr::null_mut(), Ordering::Relaxed);
 }

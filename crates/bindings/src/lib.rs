@@ -5,18 +5,22 @@
 //!
 //! One binary serves CPython 3.6 and newer: it is built against the stable ABI of
 //! 3.7 and uses nothing of it that 3.6 lacks. Where the stable ABI falls short
-//! (exporting a buffer, NumPy's objects, very hot methods) the files `exporter`,
-//! `ndarray` and `list` speak to the C API themselves.
+//! (exporting a buffer, NumPy's objects, very hot functions) the files `exporter`,
+//! `ndarray`, `numpy`, `maker` and `list` speak to the C API themselves.
 
 #![deny(unsafe_code)]
 
-mod array;
+mod block;
 mod error;
 mod exporter;
+mod family;
 mod gil;
+mod handle;
 mod interpreter;
 mod list;
+mod maker;
 mod ndarray;
+mod numpy;
 mod posixshmem;
 mod segment;
 mod tracker;
@@ -30,8 +34,11 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exporter::register(m)?;
     segment::register(m)?;
     list::register(m)?;
-    array::register(m)?;
+    block::register(m)?;
+    family::register(m)?;
+    maker::register(m)?;
     ndarray::register(m)?;
+    error::register(m)?;
     posixshmem::register(m)?;
     tracker::register(m)?;
     Ok(())

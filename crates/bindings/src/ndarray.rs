@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
 use crate::exporter;
+use crate::numpy;
 
 /// The head of NumPy's array object.
 #[repr(C)]
@@ -152,6 +153,25 @@ unsafe fn settle_type(array: *mut ffi::PyObject, parent: *mut ffi::PyObject) {
     unsafe { ffi::Py_DECREF(shared.cast()) };
 }
 
+/// Makes an ordinary array over an exporter a `SharedNDArray`: [`settle_type`] the other
+/// way round, for which NumPy need not be asked.
+///
+/// # Safety
+///
+/// - `array` is new, of exactly NumPy's type, lies in shared memory, and nobody else knows it;
+///   the GIL is held.
+pub(crate) unsafe fn adopt(array: *mut ffi::PyObject) {
+    let shared = SHARED.load(Ordering::Relaxed);
+    debug_assert!(!shared.is_null());
+    // SAFETY: null only before `array_type`, without which there is no table of NumPy's
+    // functions to make an array with. The allocation counted no type, NumPy's being a
+    // static one; the object's end gives back a reference to a heap type, which is this.
+    unsafe { ffi::Py_INCREF(shared.cast()) };
+    // SAFETY: `array_type` checked that objects of both types are laid out, allocated and
+    // freed alike. No reference but the caller's exists, so no code remembers the type.
+    unsafe { (*array).ob_type = shared };
+}
+
 /// Makes the type `SharedNDArray`, derived from `numpy.ndarray`; the same one at
 /// each call. Python adds its methods.
 ///
@@ -200,7 +220,7 @@ fn array_type<'py>(ndarray: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> 
     let ty = unsafe { ffi::PyType_FromSpecWithBases(&raw mut spec, bases.as_ptr()) };
     // SAFETY: a new reference, or null with an exception set.
     let ty = unsafe { Bound::from_owned_ptr_or_err(py, ty) }?;
-    // What `settle_type` needs: same size, same extras, and both without a header of
+    // What `settle_type` and `adopt` need: same size, same extras, and both without a header of
     // the garbage collector or of CPython in front.
     for attribute in [
         "__basicsize__",
@@ -218,9 +238,19 @@ fn array_type<'py>(ndarray: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> 
             return Err(PySystemError::new_err("arrays have an unknown layout"));
         }
     }
+    const HEAP_TYPE: u64 = 1 << 9;
+    if ndarray.getattr("__flags__")?.extract::<u64>()? & HEAP_TYPE != 0 {
+        // Then its objects would count it.
+        return Err(PySystemError::new_err("numpy.ndarray is not a static type"));
+    }
     // Never given back: the types are used until the process ends.
     NDARRAY.store(ndarray.clone().into_ptr().cast(), Ordering::Relaxed);
     SHARED.store(ty.clone().into_ptr().cast(), Ordering::Relaxed);
+    // Without it arrays are made by Python code.
+    if let Err(error) = numpy::load(ndarray.as_any()) {
+        let warnings = py.import("warnings")?;
+        warnings.call_method1("warn", (format!("arrays are made slowly: {error}"),))?;
+    }
     Ok(ty)
 }
 

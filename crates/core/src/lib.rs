@@ -48,3 +48,4 @@ pub mod segment;
 pub mod sync;
 pub mod sys;
 pub mod tracker;
+pub mod view;

@@ -1,0 +1,221 @@
+//! Arrays' memory: blocks of pools, taken, shown, sent and received.
+//!
+//! Guarantees: a block is held as long as an exporter of it lives; what is sent is
+//! a view that lies inside its block, and so is what is received, whatever the
+//! handle's bytes say. What is at hand is had without giving the interpreter up;
+//! what takes time (committing, asking the tracker) lets other threads run and
+//! runs signal handlers.
+
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use shared_numpy_core::error::Error;
+use shared_numpy_core::participation::{self, Hold, Sent};
+use shared_numpy_core::view;
+
+use crate::error::exception;
+use crate::exporter;
+use crate::gil;
+use crate::handle::ViewHandle;
+use crate::ndarray;
+use crate::segment;
+
+/// From this size on other Python threads run while memory is set to zero.
+const SLOW_TO_ZERO_BYTES: usize = 1 << 20;
+
+/// Runs `work` with the interpreter held, which it can keep as long as it need not wait:
+/// at the first time that `work` asks whether to go on it is stopped, and run again
+/// with the interpreter given up.
+///
+/// `work` asks before it waits, and can be stopped without a trace.
+fn at_hand_or_waiting<T>(
+    py: Python<'_>,
+    mut work: impl FnMut(&mut dyn FnMut() -> bool) -> Result<T, Error>,
+) -> PyResult<T> {
+    match work(&mut || false) {
+        Err(Error::Interrupted) => segment::interruptible(py, usize::MAX, work),
+        done => done.map_err(exception),
+    }
+}
+
+/// A block of `nbytes` bytes, which are zero or whatever their last user left.
+pub(crate) fn allocate(py: Python<'_>, nbytes: usize, is_zeroed: bool) -> PyResult<Hold> {
+    let hold = at_hand_or_waiting(py, |keep_going| {
+        participation::allocate(nbytes as u64, keep_going)
+    })?;
+    if is_zeroed {
+        let zero = || hold.mapping().zero_bytes(hold.offset_bytes(), nbytes);
+        if nbytes < SLOW_TO_ZERO_BYTES {
+            zero()
+        } else {
+            gil::detached(py, |_| zero())
+        }
+        .map_err(exception)?;
+    }
+    Ok(hold)
+}
+
+/// The first `nbytes` bytes of a block as a buffer that holds it.
+pub(crate) fn export(py: Python<'_>, hold: Hold, nbytes: usize) -> PyResult<Bound<'_, PyAny>> {
+    exporter::new_block(py, hold, nbytes)
+}
+
+/// Allocates a block of `nbytes` bytes, as a buffer that holds it.
+#[pyfunction]
+fn block_create(py: Python<'_>, nbytes: usize, zeroed: bool) -> PyResult<Bound<'_, PyAny>> {
+    let hold = allocate(py, nbytes, zeroed)?;
+    export(py, hold, nbytes)
+}
+
+/// That a handle was made; what it holds can be taken back.
+#[pyclass(module = "shared_numpy._core", name = "Sent", frozen)]
+struct PySent {
+    sent: Mutex<Option<Sent>>,
+}
+
+#[pymethods]
+impl PySent {
+    /// Declares that the handle reached nobody and never will; again: nothing.
+    fn withdraw(&self) {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sent) = { sent }.take() {
+            sent.withdraw();
+        }
+    }
+}
+
+/// An array that lies in a block.
+struct Placed<'py> {
+    exporter: Bound<'py, PyAny>,
+    /// The element at index 0, from the beginning of the block, in bytes.
+    offset: i64,
+    axes: Vec<(i64, i64)>,
+}
+
+impl Placed<'_> {
+    fn hold(&self) -> PyResult<(&Hold, usize)> {
+        let (hold, len) = exporter::block_of(&self.exporter)
+            .ok_or_else(|| PyTypeError::new_err("not the memory of a block"))?;
+        if hold.is_dropped() {
+            let why = exporter::DROPPED.to_string_lossy();
+            return Err(PyValueError::new_err(why.into_owned()));
+        }
+        Ok((hold, len))
+    }
+}
+
+/// Where `array` lies; `None` when that is no block.
+fn place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Placed<'py>>> {
+    let Some((exporter, layout)) = ndarray::exporter_and_layout(array)? else {
+        return Ok(None);
+    };
+    let Some((hold, _)) = exporter::block_of(&exporter) else {
+        return Ok(None);
+    };
+    let start = hold.start().as_ptr() as usize;
+    // Wraps for an array that begins before its block, and is refused then.
+    let offset = layout.address.wrapping_sub(start) as i64;
+    Ok(Some(Placed {
+        exporter,
+        offset,
+        axes: layout.axes,
+    }))
+}
+
+fn outside(error: Error) -> PyErr {
+    PyValueError::new_err(format!("view outside its memory: {error}"))
+}
+
+/// A handle of `array`, which holds its memory until somebody receives it, and what takes
+/// that back; None when its memory is not a block's.
+#[pyfunction]
+fn array_send<'py>(
+    array: &Bound<'py, PyAny>,
+) -> PyResult<Option<(Bound<'py, PyBytes>, PySent)>> {
+    let py = array.py();
+    let Some(placed) = place(array)? else {
+        return Ok(None);
+    };
+    let (hold, len) = placed.hold()?;
+    let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
+    view::check(len as u64, placed.offset, &placed.axes, item_bytes).map_err(outside)?;
+    let (handle, sent) = at_hand_or_waiting(py, |keep_going| hold.send(keep_going))?;
+    let view = ViewHandle {
+        handle,
+        len_bytes: len as u64,
+        offset_bytes: placed.offset,
+        axes: placed.axes.clone(),
+    };
+    let sent = Mutex::new(Some(sent));
+    Ok(Some((PyBytes::new(py, &view.to_bytes()), PySent { sent })))
+}
+
+/// A name for the memory of `array`, the whole of it: text that `array_open` takes for a
+/// row of bytes. It holds nothing. None when the memory is not a block's.
+#[pyfunction]
+fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    let Some(placed) = place(array)? else {
+        return Ok(None);
+    };
+    let (hold, len) = placed.hold()?;
+    let view = ViewHandle {
+        handle: hold.handle(),
+        len_bytes: len as u64,
+        offset_bytes: 0,
+        axes: vec![(len as i64, 1)],
+    };
+    Ok(Some(view.to_name()))
+}
+
+/// The exporter of the memory of `array`; None when that is not a block.
+#[pyfunction]
+fn array_memory<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    Ok(place(array)?.map(|placed| placed.exporter))
+}
+
+/// What a handle or a name leads to: a buffer over the memory, and offset, shape and strides
+/// of the view, which lies inside it.
+type Opened<'py> = (
+    Bound<'py, PyAny>,
+    i64,
+    Bound<'py, PyTuple>,
+    Bound<'py, PyTuple>,
+);
+
+/// Opens what a handle (bytes) or a name (text) leads to, for items of so many bytes.
+#[pyfunction]
+fn array_open<'py>(handle: &Bound<'py, PyAny>, itemsize: i64) -> PyResult<Opened<'py>> {
+    let py = handle.py();
+    let view = match handle.cast::<PyBytes>() {
+        Ok(bytes) => ViewHandle::from_bytes(bytes.as_bytes()),
+        Err(_) => ViewHandle::from_name(&handle.extract::<String>()?),
+    };
+    let view = view.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    view::check(view.len_bytes, view.offset_bytes, &view.axes, itemsize).map_err(outside)?;
+    let hold = at_hand_or_waiting(py, |keep_going| {
+        participation::receive(&view.handle, keep_going)
+    })?;
+    if view.len_bytes > hold.size_bytes() as u64 {
+        return Err(PyValueError::new_err(
+            "the handle of an array names more bytes than its memory has",
+        ));
+    }
+    // As large as the block at most, which is mapped.
+    let exporter = export(py, hold, view.len_bytes as usize)?;
+    let shape = PyTuple::new(py, view.axes.iter().map(|axis| axis.0))?;
+    let strides = PyTuple::new(py, view.axes.iter().map(|axis| axis.1))?;
+    Ok((exporter, view.offset_bytes, shape, strides))
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PySent>()?;
+    m.add_function(wrap_pyfunction!(block_create, m)?)?;
+    m.add_function(wrap_pyfunction!(array_send, m)?)?;
+    m.add_function(wrap_pyfunction!(array_name, m)?)?;
+    m.add_function(wrap_pyfunction!(array_memory, m)?)?;
+    m.add_function(wrap_pyfunction!(array_open, m)?)?;
+    Ok(())
+}
