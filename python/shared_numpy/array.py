@@ -136,7 +136,7 @@ class _ArrayMemory(SharedMemory):
 
 def _open_memory(name):
     """The memory with the name that ``a.shm.name`` was."""
-    return _ArrayMemory(_core.array_open(name, 1)[0], name)
+    return _ArrayMemory(_reduction.open_memory(name, 1)[0], name)
 
 
 def _private_memory():
@@ -328,10 +328,13 @@ def ndarray(shape, dtype=None, order=None):
 
 
 def _c_or_f(order):
-    order = (order or "C").upper()
-    if order not in ("C", "F"):
+    if order is None:
+        return "C"
+    if not isinstance(order, str):
+        raise TypeError("order must be str, not {}".format(type(order).__name__))
+    if order.upper() not in ("C", "F"):
         raise ValueError("order must be 'C' or 'F' (got {!r})".format(order))
-    return order
+    return order.upper()
 
 
 @_core.array_maker

@@ -12,6 +12,8 @@ What is guaranteed:
   (the queue was full) can be taken back with `Published.withdraw`.
 """
 
+import hashlib
+import multiprocessing
 import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
@@ -19,10 +21,15 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from . import _core
+from . import _tracker
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
 _collecting = threading.local()
+
+# All children of multiprocessing have the key, forkserver's too.
+_cookie = hashlib.sha256(multiprocessing.current_process().authkey).digest()[:16]
+_core.configure_family(_tracker.executable(), _cookie)
 
 
 class Published:
@@ -102,6 +109,16 @@ def _short(dtype):
     return dtype
 
 
+def open_memory(handle, itemsize):
+    """What `_core.array_open` returns, in the family of the handle or name, joined if need be."""
+    try:
+        return _core.array_open(handle, itemsize)
+    except _core.UnknownFamily:
+        pass
+    _core.join_family(handle, _cookie)
+    return _core.array_open(handle, itemsize)
+
+
 def _open(handle, dtype, writeable, cls):
     """The array that a handle leads to, in this process.
 
@@ -117,7 +134,7 @@ def _open(handle, dtype, writeable, cls):
     arrays = _arrays()
     dtype = np.dtype(dtype)
     arrays._refuse_pointers(dtype)
-    memory, offset, shape, strides = _core.array_open(handle, dtype.itemsize)
+    memory, offset, shape, strides = open_memory(handle, dtype.itemsize)
     result = np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
     if not writeable:
         result.flags.writeable = False

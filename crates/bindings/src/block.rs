@@ -6,8 +6,6 @@
 //! what takes time (committing, asking the tracker) lets other threads run and
 //! runs signal handlers.
 
-use std::sync::{Mutex, PoisonError};
-
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -73,17 +71,14 @@ fn block_create(py: Python<'_>, nbytes: usize, zeroed: bool) -> PyResult<Bound<'
 /// That a handle was made; what it holds can be taken back.
 #[pyclass(module = "shared_numpy._core", name = "Sent", frozen)]
 struct PySent {
-    sent: Mutex<Option<Sent>>,
+    sent: Sent,
 }
 
 #[pymethods]
 impl PySent {
     /// Declares that the handle reached nobody and never will; again: nothing.
     fn withdraw(&self) {
-        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sent) = { sent }.take() {
-            sent.withdraw();
-        }
+        self.sent.withdraw();
     }
 }
 
@@ -97,13 +92,8 @@ struct Placed<'py> {
 
 impl Placed<'_> {
     fn hold(&self) -> PyResult<(&Hold, usize)> {
-        let (hold, len) = exporter::block_of(&self.exporter)
-            .ok_or_else(|| PyTypeError::new_err("not the memory of a block"))?;
-        if hold.is_dropped() {
-            let why = exporter::DROPPED.to_string_lossy();
-            return Err(PyValueError::new_err(why.into_owned()));
-        }
-        Ok((hold, len))
+        exporter::block_of(&self.exporter)
+            .ok_or_else(|| PyTypeError::new_err("not the memory of a block"))
     }
 }
 
@@ -149,7 +139,6 @@ fn array_send<'py>(
         offset_bytes: placed.offset,
         axes: placed.axes.clone(),
     };
-    let sent = Mutex::new(Some(sent));
     Ok(Some((PyBytes::new(py, &view.to_bytes()), PySent { sent })))
 }
 
@@ -162,7 +151,7 @@ fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     };
     let (hold, len) = placed.hold()?;
     let view = ViewHandle {
-        handle: hold.handle(),
+        handle: hold.handle().map_err(exception)?,
         len_bytes: len as u64,
         offset_bytes: 0,
         axes: vec![(len as i64, 1)],
@@ -174,6 +163,18 @@ fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
 #[pyfunction]
 fn array_memory<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     Ok(place(array)?.map(|placed| placed.exporter))
+}
+
+/// What a handle (bytes) or a name (text) says.
+pub(crate) fn parse(handle: &Bound<'_, PyAny>) -> PyResult<ViewHandle> {
+    let view = match handle.cast::<PyBytes>() {
+        Ok(bytes) => ViewHandle::from_bytes(bytes.as_bytes()),
+        Err(_) => ViewHandle::from_name(&handle.extract::<String>()?),
+    };
+    view.map_err(|error| match error {
+        Error::Damaged(what) => PyValueError::new_err(what),
+        error => exception(error),
+    })
 }
 
 /// What a handle or a name leads to: a buffer over the memory, and offset, shape and strides
@@ -189,11 +190,7 @@ type Opened<'py> = (
 #[pyfunction]
 fn array_open<'py>(handle: &Bound<'py, PyAny>, itemsize: i64) -> PyResult<Opened<'py>> {
     let py = handle.py();
-    let view = match handle.cast::<PyBytes>() {
-        Ok(bytes) => ViewHandle::from_bytes(bytes.as_bytes()),
-        Err(_) => ViewHandle::from_name(&handle.extract::<String>()?),
-    };
-    let view = view.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let view = parse(handle)?;
     view::check(view.len_bytes, view.offset_bytes, &view.axes, itemsize).map_err(outside)?;
     let hold = at_hand_or_waiting(py, |keep_going| {
         participation::receive(&view.handle, keep_going)

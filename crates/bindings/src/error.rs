@@ -68,8 +68,8 @@ pub(crate) fn exception(error: Error) -> PyErr {
         Error::ReadOnly => PyTypeError::new_err(message),
         Error::Stale => StaleHandle::new_err(message),
         Error::UnknownFamily => UnknownFamily::new_err(message),
-        Error::ForeignHost => ForeignHandle::new_err(message),
-        Error::Unreachable => TrackerUnavailable::new_err(message),
+        Error::ForeignHandle(_) => ForeignHandle::new_err(message),
+        Error::TrackerUnavailable(_) => TrackerUnavailable::new_err(message),
         _ => PyRuntimeError::new_err(message),
     }
 }

@@ -3,28 +3,34 @@
 use std::ffi::OsString;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use shared_numpy_core::participation::{self, Options};
 
+use crate::block;
 use crate::error::exception;
 use crate::segment;
 
-/// Says how to start a tracker, and what its processes prove themselves with. To be called
-/// before the first array is sent.
+/// A family as Python has it: its identity, and what its members prove themselves with.
+type Address = ([u8; 16], [u8; 16]);
+
+/// Says how to start a tracker, what relatives prove themselves with, and where a family may
+/// be that this process is to be at home in. To be called before the first array is made.
 #[pyfunction]
-fn configure_family(executable: OsString, cookie: [u8; 16]) {
+#[pyo3(signature = (executable, cookie, hint=None))]
+fn configure_family(executable: OsString, cookie: [u8; 16], hint: Option<Address>) {
     participation::configure(Options {
         executable: executable.into(),
         cookie,
+        hint: hint.map(|(family, cookie)| (halves(family), cookie)),
     });
 }
 
-/// Becomes a guest in the family with this identity: afterwards its handles can be received.
+/// Where children that are not forked find the family; None before its tracker was started.
 #[pyfunction]
-fn join_family(py: Python<'_>, family: [u8; 16], cookie: [u8; 16]) -> PyResult<()> {
-    segment::interruptible(py, usize::MAX, |keep_going| {
-        participation::join(halves(family), cookie, keep_going)
-    })
+fn family_address() -> Option<Address> {
+    let ([low, high], cookie) = participation::address()?;
+    let family = u128::from(high) << 64 | u128::from(low);
+    Some((family.to_le_bytes(), cookie))
 }
 
 fn halves(family: [u8; 16]) -> [u64; 2] {
@@ -32,15 +38,38 @@ fn halves(family: [u8; 16]) -> [u64; 2] {
     [family as u64, (family >> 64) as u64]
 }
 
-/// What the pools of this process have, in bytes.
+/// Becomes a guest in the family of a handle or a name, which can be opened afterwards.
+#[pyfunction]
+fn join_family(handle: &Bound<'_, PyAny>, cookie: [u8; 16]) -> PyResult<()> {
+    let view = block::parse(handle)?;
+    segment::interruptible(handle.py(), usize::MAX, |keep_going| {
+        participation::join(&view.handle, cookie, keep_going)
+    })
+}
+
+/// What this process has and owns, sizes in bytes.
 #[pyfunction]
 fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let stats = participation::stats().map_err(exception)?;
     let dict = PyDict::new(py);
-    dict.set_item("segments", stats.own.segments)?;
-    dict.set_item("in_use", stats.own.in_use_bytes)?;
-    dict.set_item("recycled", stats.own.recycled_bytes)?;
-    dict.set_item("punched", stats.own.punched_bytes)?;
+    dict.set_item("segments", stats.segments)?;
+    dict.set_item("attached_segments", stats.attached_segments)?;
+    dict.set_item("in_use_bytes", stats.in_use_bytes)?;
+    dict.set_item("recycled_bytes", stats.recycled_bytes)?;
+    dict.set_item("committed_bytes", stats.committed_bytes)?;
+    dict.set_item("in_flight", stats.in_flight)?;
+    dict.set_item("held_blocks", stats.held_blocks)?;
+    dict.set_item("inherited_blocks", stats.inherited_blocks)?;
+    dict.set_item("inherited_bytes", stats.inherited_bytes)?;
+    let holders = PyList::empty(py);
+    for holder in stats.by_holder {
+        let entry = PyDict::new(py);
+        entry.set_item("pid", holder.pid)?;
+        entry.set_item("blocks", holder.blocks)?;
+        entry.set_item("bytes", holder.bytes)?;
+        holders.append(entry)?;
+    }
+    dict.set_item("by_holder", holders)?;
     Ok(dict)
 }
 
@@ -55,12 +84,13 @@ fn trim(py: Python<'_>, in_flight: bool) -> PyResult<u64> {
 /// Lets go of what this process holds because its parent did when it was forked; how many
 /// blocks.
 #[pyfunction]
-fn drop_inherited(py: Python<'_>) -> PyResult<u64> {
+fn drop_inherited(py: Python<'_>) -> PyResult<usize> {
     segment::interruptible(py, usize::MAX, |_| participation::drop_inherited())
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(configure_family, m)?)?;
+    m.add_function(wrap_pyfunction!(family_address, m)?)?;
     m.add_function(wrap_pyfunction!(join_family, m)?)?;
     m.add_function(wrap_pyfunction!(stats, m)?)?;
     m.add_function(wrap_pyfunction!(trim, m)?)?;

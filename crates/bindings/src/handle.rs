@@ -52,11 +52,11 @@ impl ViewHandle {
 
     /// # Errors
     ///
-    /// [`Error::Damaged`] for bytes that were not made by [`ViewHandle::to_bytes`].
+    /// [`Error::Damaged`], [`Error::ForeignHandle`] for bytes that were not made by [`ViewHandle::to_bytes`].
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let Some((&FORMAT, bytes)) = bytes.split_first() else {
-            return Err(Error::Damaged(
-                "not a handle of an array, or one of another version of shared_numpy",
+            return Err(Error::ForeignHandle(
+                "these bytes are no handle, or one of another version of shared_numpy",
             ));
         };
         let (handle, mut rest) = bytes.split_at_checked(Handle::BYTES).ok_or(CUT_SHORT)?;

@@ -15,8 +15,7 @@
 //!   unlink, open again.
 //! - [`tracker`]: the helper process that unlinks what a program leaves behind:
 //!   its protocol, the process's side and the helper's side.
-//! - [`array_segment`]: a segment with one array's bytes, which goes with its
-//!   creator unless its name was given out.
+//! - [`view`]: whether a strided view lies inside its memory.
 //! - [`pool`]: nameless memory held by the processes that can see it.
 //! - [`participation`]: what this process is in, has and holds; forks.
 //! - [`liveness`]: who has died, proved by the kernel.
@@ -27,7 +26,6 @@
 
 #![deny(unsafe_code)]
 
-pub mod array_segment;
 pub mod error;
 pub mod fault;
 #[cfg(not(loom))]
