@@ -1,4 +1,5 @@
 from . import managers as managers
+from . import named as named
 from . import queue as queue
 from . import reduction as reduction
 from . import resource_tracker as resource_tracker
@@ -21,6 +22,8 @@ from .array import (
     zeros as zeros,
     zeros_like as zeros_like,
 )
+from .named import attach as attach
+from .named import unlink as unlink
 from .queue import Queue as Queue
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "SharedNDArray",
     "__version__",
     "array",
+    "attach",
     "empty",
     "empty_like",
     "from_array",
@@ -42,6 +46,7 @@ __all__ = [
     "semaphore_tracker",
     "shared_memory",
     "uninstall",
+    "unlink",
     "zeros",
     "zeros_like",
 ]

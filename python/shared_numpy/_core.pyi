@@ -14,6 +14,7 @@ __all__ = [
     "ArraySegment",
     "Exporter",
     "ListBase",
+    "NamedArray",
     "Tracker",
     "__version__",
     "array_attach",
@@ -30,6 +31,12 @@ __all__ = [
     "list_open",
     "list_parts",
     "list_size",
+    "named_attach",
+    "named_claim",
+    "named_fill",
+    "named_open",
+    "named_place",
+    "named_unlink",
     "segment_attach",
     "segment_create",
     "segment_remove",
@@ -170,6 +177,62 @@ def array_unwrap(array: Any, context: object = None, return_scalar: object = Non
 
 def array_prepare(array: _T, context: object = None) -> _T:
     """The array, as it is."""
+
+# --- Named arrays ---
+
+@final
+class NamedArray:
+    """The named array behind an array. It cannot be made from Python."""
+
+    @property
+    def name(self) -> str:
+        """The name, with its slash."""
+
+    @property
+    def identity(self) -> _Identity: ...
+    @property
+    def nbytes(self) -> int:
+        """The size of the array."""
+
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened without the right to write."""
+
+    def publish(self) -> bool:
+        """Whether the name still leads to this array."""
+
+    def withdraw(self) -> None:
+        """Nothing to do: handles of named arrays are not counted."""
+
+    def unlink(self) -> bool:
+        """Removes the name; False when that was done before. The tracker is the caller's to tell."""
+
+    def exporter(self) -> memoryview:
+        """The array's bytes as a buffer that keeps the memory, but not this object."""
+
+def named_claim(name: _Name) -> _Identity:
+    """Makes a free name, for `named_fill`. FileExistsError."""
+
+def named_fill(
+    name: _Name, identity: _Identity, mode: int, shape: tuple[int, ...], itemsize: int, fortran: bool, dtype: bytes
+) -> tuple[Exporter, int]:
+    """Makes an array of zero bytes under a claimed name: its memory, and where in it the data begins. ENOSPC."""
+
+def named_attach(
+    name: _Name, readonly: bool, owner: int | None
+) -> tuple[Exporter, int, list[int], int, bool, bytes]:
+    """Opens a named array: memory, where the data begins, shape, item size, whether in Fortran order, the dtype's text."""
+
+def named_open(
+    name: _Name, identity: _Identity, readonly: bool, offset: int, axes: list[tuple[int, int]], itemsize: int
+) -> tuple[Exporter, int]:
+    """Opens the very file for a view of the array: its memory, and where in it the view begins. ValueError if outside."""
+
+def named_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[NamedArray, int] | None:
+    """The named array behind an array and the offset of its element at index 0 in the data; None for any other array."""
+
+def named_unlink(name: _Name, owner: int | None) -> _Identity:
+    """Removes the name of a named array. ValueError for another segment."""
 
 # --- What `_posixshmem` offers ---
 

@@ -26,6 +26,7 @@ except ImportError as error:
         "pip install 'shared-numpy[arrays]'") from error
 
 from . import _core
+from . import _family  # noqa: F401  (says who we are, before anything is made)
 from .shared_memory import SharedMemory
 
 __all__ = [
@@ -84,15 +85,19 @@ class SharedNDArray(np.ndarray):
 
     @property
     def shm(self):
-        """The memory of this array, as a `SharedMemory` without a file.
+        """The memory of this array, as a `SharedMemory`.
 
-        Its ``name`` says where the memory is; it holds nothing. Each access gives a new
-        object, which may be closed at will.
+        Its ``name`` leads to the array: `attach` takes it. It holds nothing, so that
+        somebody must keep the array meanwhile. Each access gives a new object, which may
+        be closed at will.
         """
         memory = _core.array_memory(self)
-        if memory is None:
+        if memory is not None:
+            return _ArrayMemory(memory, _named.name_of(self))
+        named = _named.named_of(self)
+        if named is None:
             raise _private_memory()
-        return _ArrayMemory(memory, _core.array_name(self))
+        return _NamedMemory(named)
 
     def close(self):
         """Does nothing, any number of times: the array stays usable until it is dropped.
@@ -101,7 +106,10 @@ class SharedNDArray(np.ndarray):
         """
 
     def unlink(self):
-        """Does nothing, any number of times: the memory has no name to be removed."""
+        """Removes the name of a named array; does nothing to others. Any number of times."""
+        named = _named.named_of(self)
+        if named is not None:
+            _named.unlink_of(named)
 
     def __reduce__(self):
         return self.view(np.ndarray).__reduce__()
@@ -134,9 +142,24 @@ class _ArrayMemory(SharedMemory):
         return "SharedMemory({!r}, size={})".format(self.name, self.size)
 
 
+class _NamedMemory(_ArrayMemory):
+    """The memory of a named array."""
+
+    def __init__(self, named):
+        _ArrayMemory.__init__(self, named.exporter(), named.name)
+        self._named = named
+
+    def unlink(self):
+        """Removes the name; nothing happens if that was done before."""
+        _named.unlink_of(self._named)
+
+    def __reduce__(self):
+        return SharedMemory, (self.name,)
+
+
 def _open_memory(name):
-    """The memory with the name that ``a.shm.name`` was."""
-    return _ArrayMemory(_reduction.open_memory(name, 1)[0], name)
+    """The memory of the array with the name that ``a.shm.name`` was."""
+    return _ArrayMemory(_named.open_name(name)[0], name)
 
 
 def _private_memory():
@@ -303,7 +326,7 @@ def from_array(a):
 
 
 @_core.array_maker
-def ndarray(shape, dtype=None, order=None):
+def ndarray(shape, dtype=None, order=None, *, name=None, persist=False, mode=None):
     """A new array in shared memory; its bytes are what was last in that memory.
 
     Parameters
@@ -314,16 +337,30 @@ def ndarray(shape, dtype=None, order=None):
         Anything but Python objects; float by default.
     order : {'C', 'F'}, optional
         Row-major (default) or column-major.
+    name : str, optional
+        A name by which unrelated programs open the array with `attach`, until it is
+        removed by `unlink` or with this program.
+    persist : bool
+        For a named array: it stays when this program has ended, until `unlink` or
+        the machine's next start.
+    mode : int, optional
+        For a named array: its permission bits, exactly; 0o600 by default.
 
     Raises
     ------
     TypeError
         The items are, or contain, Python objects.
     ValueError
-        A negative length, or more bytes than can be addressed.
+        A negative length, or more bytes than can be addressed; a name no array can have.
+    FileExistsError
+        The name is taken.
     MemoryError, OSError
         There is no more shared memory; nothing is left behind.
     """
+    if name is not None:
+        return _named.create(shape, dtype, _c_or_f(order), name, persist, mode)
+    if persist or mode is not None:
+        raise ValueError("'persist' and 'mode' are for named arrays: give a name as well")
     return _allocate(shape, dtype, _c_or_f(order))
 
 
@@ -393,6 +430,7 @@ def full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None):
     return result
 
 
-from . import reduction as _reduction  # noqa: E402  (it needs what is above)
+from . import named as _named  # noqa: E402  (they need what is above)
+from . import reduction as _reduction  # noqa: E402
 
 _reduction.register(SharedNDArray)

@@ -83,14 +83,30 @@ def _reduce(a):
     """The handle of `a`, as a pickler wants it."""
     handle = _core.array_send(a)
     if handle is None:
-        return a.__reduce_ex__(4)  # an object of a user's class with private memory
+        return _reduce_elsewhere(a)
     handle, sent = handle
+    _family.export()
     published = getattr(_collecting, "published", None)
     if published is not None:
         published._sent.append(sent)
     cls = type(a)
     return _open, (handle, _short(a.dtype), a.flags.writeable,
                    None if cls is _arrays().SharedNDArray else cls)
+
+
+def _reduce_elsewhere(a):
+    """The handle of an array in a named array, or what is sent for want of one."""
+    if _core.named_place(a, a.dtype.itemsize) is None:
+        return a.__reduce_ex__(4)  # an object of a user's class with private memory
+    from . import named
+    return named.reduce(a) or _reduce(_copy(a))  # its name may be gone, the memory is not
+
+
+def _copy(a):
+    copied = _arrays().array(a)
+    if not a.flags.writeable:
+        copied.flags.writeable = False
+    return copied if type(a) is type(copied) else copied.view(type(a))
 
 
 def _arrays():
@@ -109,16 +125,6 @@ def _short(dtype):
     return dtype
 
 
-def open_memory(handle, itemsize):
-    """What `_core.array_open` returns, in the family of the handle or name, joined if need be."""
-    try:
-        return _core.array_open(handle, itemsize)
-    except _core.UnknownFamily:
-        pass
-    _core.join_family(handle, _cookie)
-    return _core.array_open(handle, itemsize)
-
-
 def _open(handle, dtype, writeable, cls):
     """The array that a handle leads to, in this process.
 
@@ -134,7 +140,7 @@ def _open(handle, dtype, writeable, cls):
     arrays = _arrays()
     dtype = np.dtype(dtype)
     arrays._refuse_pointers(dtype)
-    memory, offset, shape, strides = open_memory(handle, dtype.itemsize)
+    memory, offset, shape, strides = _family.open_array(handle, dtype.itemsize)
     result = np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
     if not writeable:
         result.flags.writeable = False

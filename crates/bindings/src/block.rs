@@ -142,8 +142,8 @@ fn array_send<'py>(
     Ok(Some((PyBytes::new(py, &view.to_bytes()), PySent { sent })))
 }
 
-/// A name for the memory of `array`, the whole of it: text that `array_open` takes for a
-/// row of bytes. It holds nothing. None when the memory is not a block's.
+/// A name for `array`: text that `array_open` takes. It holds nothing. None when the memory
+/// is not a block's.
 #[pyfunction]
 fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     let Some(placed) = place(array)? else {
@@ -153,10 +153,20 @@ fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     let view = ViewHandle {
         handle: hold.handle().map_err(exception)?,
         len_bytes: len as u64,
-        offset_bytes: 0,
-        axes: vec![(len as i64, 1)],
+        offset_bytes: placed.offset,
+        axes: placed.axes.clone(),
     };
     Ok(Some(view.to_name()))
+}
+
+/// Whether `array` lies in memory that `drop_inherited` has let go of.
+#[pyfunction]
+fn array_is_dropped(array: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let Some(placed) = place(array)? else {
+        return Ok(false);
+    };
+    let (hold, _) = placed.hold()?;
+    Ok(hold.is_dropped())
 }
 
 /// The exporter of the memory of `array`; None when that is not a block.
@@ -212,6 +222,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(block_create, m)?)?;
     m.add_function(wrap_pyfunction!(array_send, m)?)?;
     m.add_function(wrap_pyfunction!(array_name, m)?)?;
+    m.add_function(wrap_pyfunction!(array_is_dropped, m)?)?;
     m.add_function(wrap_pyfunction!(array_memory, m)?)?;
     m.add_function(wrap_pyfunction!(array_open, m)?)?;
     Ok(())

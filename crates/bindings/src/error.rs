@@ -51,7 +51,8 @@ pub(crate) fn exception(error: Error) -> PyErr {
         Error::NoSpace { ref name, .. }
         | Error::NoPlace { ref name }
         | Error::NoMemory { ref name, .. }
-        | Error::Replaced { ref name } => {
+        | Error::Replaced { ref name }
+        | Error::NotOwner { ref name, .. } => {
             let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
             if name.is_empty() {
                 PyOSError::new_err((errno, message))

@@ -19,6 +19,7 @@ mod handle;
 mod interpreter;
 mod list;
 mod maker;
+mod named;
 mod ndarray;
 mod numpy;
 mod posixshmem;
@@ -37,6 +38,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     block::register(m)?;
     family::register(m)?;
     maker::register(m)?;
+    named::register(m)?;
     ndarray::register(m)?;
     error::register(m)?;
     posixshmem::register(m)?;

@@ -69,6 +69,13 @@ pub enum Error {
         /// The segment's name.
         name: String,
     },
+    /// The file belongs to a user whom the caller did not say to trust.
+    NotOwner {
+        /// The segment's name.
+        name: String,
+        /// The user it belongs to.
+        uid: u32,
+    },
     /// The segment is not of the kind that was asked for.
     Foreign {
         /// The segment's name.
@@ -183,6 +190,7 @@ impl Error {
             Error::NoPlace { .. } => Some(Errno::NOENT),
             Error::NoMemory { .. } | Error::Limit { .. } => Some(Errno::NOMEM),
             Error::Replaced { .. } => Some(Errno::STALE),
+            Error::NotOwner { .. } => Some(Errno::PERM),
             _ => None,
         }
     }
@@ -227,6 +235,11 @@ impl fmt::Display for Error {
                 f,
                 "shared memory {name:?} was removed and created anew by somebody else; \
                  attach again to reach the new segment"
+            ),
+            Error::NotOwner { name, uid } => write!(
+                f,
+                "shared memory {name:?} belongs to user {uid}, which is neither you nor root: \
+                 pass owner={uid} if you trust that user with it"
             ),
             Error::Foreign { name, reason } => {
                 write!(f, "cannot use shared memory {name:?}: {reason}")

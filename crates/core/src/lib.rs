@@ -16,6 +16,7 @@
 //! - [`tracker`]: the helper process that unlinks what a program leaves behind:
 //!   its protocol, the process's side and the helper's side.
 //! - [`view`]: whether a strided view lies inside its memory.
+//! - [`named_array`]: a segment with a header that tells what array it holds.
 //! - [`pool`]: nameless memory held by the processes that can see it.
 //! - [`participation`]: what this process is in, has and holds; forks.
 //! - [`liveness`]: who has died, proved by the kernel.
@@ -37,6 +38,7 @@ pub mod liveness;
 pub mod mapping;
 pub mod members;
 pub mod name;
+pub mod named_array;
 #[cfg(not(loom))]
 pub mod participation;
 pub mod pool;

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::name::SegmentName;
-use crate::sys::shm::{self, Identity, OpenFlags};
+use crate::sys::shm::{self, Identity, OpenFlags, Status};
 
 /// Up to this size [`Reserve::Auto`] commits memory at creation.
 pub const RESERVE_AUTO_MAX_BYTES: u64 = 64 << 20;
@@ -85,15 +85,8 @@ impl Segment {
         options: CreateOptions,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Self> {
-        const CREATE: &str = "create shared memory";
-        let flags = OpenFlags::CREATE | OpenFlags::EXCL | OpenFlags::RDWR;
         // 0600 until the mode is set below: nobody gets in earlier than meant.
-        let fd = shm::open(&name, flags, options.mode & 0o600).map_err(|errno| match errno {
-            Errno::NOENT => Error::NoPlace {
-                name: name.display(),
-            },
-            errno => Error::os(CREATE, name.display(), errno),
-        })?;
+        let fd = create_file(&name, options.mode & 0o600)?;
         let made = Self::fill(&name, &fd, size_bytes, options, keep_going);
         match made {
             Ok((identity, mapping)) => Ok(Segment {
@@ -112,7 +105,9 @@ impl Segment {
         }
     }
 
-    fn fill(
+    /// Gives the empty file `fd`, which bears `name`, its mode, memory and size, and
+    /// maps it. Should it fail, the caller removes the file.
+    pub(crate) fn fill(
         name: &SegmentName,
         fd: &OwnedFd,
         size_bytes: usize,
@@ -190,6 +185,17 @@ impl Segment {
     /// no bytes, `EINVAL` when the name leads to something that is not a segment,
     /// and the system's.
     pub fn attach(name: SegmentName, flags: OpenFlags, mode: u32, read_only: bool) -> Result<Self> {
+        Self::attach_checked(name, flags, mode, read_only, |_, _| Ok(()))
+    }
+
+    /// As [`Segment::attach`], if `check` agrees to the file before it is mapped.
+    pub(crate) fn attach_checked(
+        name: SegmentName,
+        flags: OpenFlags,
+        mode: u32,
+        read_only: bool,
+        check: impl FnOnce(&OwnedFd, &Status) -> Result<()>,
+    ) -> Result<Self> {
         const ATTACH: &str = "attach to shared memory";
         let os = |errno| Error::os(ATTACH, name.display(), errno);
         let flags = (flags - OpenFlags::RWMODE) | access(read_only);
@@ -203,6 +209,7 @@ impl Segment {
                 name: name.display(),
             });
         }
+        check(&fd, &status)?;
         let size = usize::try_from(status.size_bytes).map_err(|_| os(Errno::OVERFLOW))?;
         let mapping = shared::find_or_map(status.identity, size, read_only, || {
             Mapping::new(&fd, size, read_only)
@@ -229,6 +236,22 @@ impl Segment {
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
+}
+
+/// Makes the file of a segment, which nobody has made before: empty, for its creator
+/// to be filled.
+///
+/// # Errors
+///
+/// `EEXIST` as [`Error::Os`] when the name is taken, [`Error::NoPlace`], and the system's.
+pub(crate) fn create_file(name: &SegmentName, mode: u32) -> Result<OwnedFd> {
+    let flags = OpenFlags::CREATE | OpenFlags::EXCL | OpenFlags::RDWR;
+    shm::open(name, flags, mode).map_err(|errno| match errno {
+        Errno::NOENT => Error::NoPlace {
+            name: name.display(),
+        },
+        errno => Error::os("create shared memory", name.display(), errno),
+    })
 }
 
 /// Opens the file `name` again, if it is still `expected`.

@@ -33,6 +33,30 @@ pub struct Status {
     pub committed_bytes: u64,
     /// Whether it is a regular file (a fifo or a device can stand at the name).
     pub is_regular: bool,
+    /// The user it belongs to.
+    pub uid: u32,
+}
+
+impl Status {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Status {
+            identity: Identity {
+                dev: stat.st_dev,
+                ino: stat.st_ino,
+            },
+            size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            committed_bytes: u64::try_from(stat.st_blocks)
+                .unwrap_or(0)
+                .saturating_mul(512),
+            is_regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+            uid: stat.st_uid,
+        }
+    }
+}
+
+/// The user whose files are ours: the effective one.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Where the C library keeps what `shm_open` makes.
@@ -87,11 +111,16 @@ pub fn unlink(name: &SegmentName) -> Result<(), Errno> {
 ///
 /// `ENOENT` when there is no such segment.
 pub fn identity(name: &SegmentName) -> Result<Identity, Errno> {
-    let stat = rustix::fs::lstat(path(name).as_slice())?;
-    Ok(Identity {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-    })
+    Ok(status_of(name)?.identity)
+}
+
+/// What stands at the name now; a symbolic link is not followed.
+///
+/// # Errors
+///
+/// `ENOENT` when there is nothing.
+pub fn status_of(name: &SegmentName) -> Result<Status, Errno> {
+    Ok(Status::of(&rustix::fs::lstat(path(name).as_slice())?))
 }
 
 /// What file this is and how large.
@@ -100,18 +129,43 @@ pub fn identity(name: &SegmentName) -> Result<Identity, Errno> {
 ///
 /// The system's.
 pub fn status(fd: impl AsFd) -> Result<Status, Errno> {
-    let stat = rustix::fs::fstat(fd)?;
-    Ok(Status {
-        identity: Identity {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-        },
-        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
-        committed_bytes: u64::try_from(stat.st_blocks)
-            .unwrap_or(0)
-            .saturating_mul(512),
-        is_regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
-    })
+    Ok(Status::of(&rustix::fs::fstat(fd)?))
+}
+
+/// Writes `bytes` at the beginning of the file, which grows if need be.
+///
+/// # Errors
+///
+/// The system's: `ENOSPC`, ...
+pub fn write_start(fd: impl AsFd, bytes: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(&fd, &bytes[done..], done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the beginning of the file into `bytes`; says how many it had.
+///
+/// # Errors
+///
+/// The system's.
+pub fn read_start(fd: impl AsFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(&fd, &mut bytes[done..], done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
 }
 
 /// Sets the size; new bytes read as zero and are not committed.
