@@ -161,6 +161,20 @@ def arrays() -> None:
     print(wrong)
 
 
+def named_arrays() -> None:
+    """Arrays that unrelated programs open by name."""
+    frame: "SharedNDArray[Any, np.dtype[np.uint8]]" = shared_numpy.ndarray(
+        (3, 4), np.uint8, name="camera0", persist=True, mode=0o640)
+    view: "SharedNDArray[Any, np.dtype[Any]]" = shared_numpy.attach("camera0", readonly=True)
+    shared_numpy.attach("camera0", True, owner=1000)
+    shared_numpy.unlink("camera0", owner=None)
+    print(frame, view)
+
+    shared_numpy.ndarray(3, name=b"camera0")  # type: ignore[call-overload]
+    shared_numpy.attach("camera0", False, 1000)  # type: ignore[call-arg]  # `owner` is given by name
+    shared_numpy.unlink(7)  # type: ignore[arg-type]
+
+
 def views(frame: "SharedNDArray[Any, np.dtype[np.float32]]", mask: "npt.NDArray[np.bool_]") -> None:
     """What is a view is of the type; what has memory of its own is an ordinary array."""
     segment: SharedMemory = frame.shm
