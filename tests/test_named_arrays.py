@@ -267,6 +267,26 @@ def test_another_array_of_the_name_is_not_removed_by_the_tracker(name):
     assert snp.attach(name).shape == (5,)
 
 
+@pytest.mark.parametrize("first", ["named", "array", "reduction", "queue"])
+def test_modules_can_be_imported_in_any_order(first):
+    assert program("import importlib\nimportlib.import_module('shared_numpy.' + sys.argv[1])\n"
+                   "print(snp.attach.__module__, snp.ndarray(3).shape)", first) == "shared_numpy.named (3,)"
+
+
+def test_without_numpy_the_error_says_how_to_get_it():
+    told = program("""
+        for module in [name for name in sys.modules if name.partition(".")[0] in ("numpy", "shared_numpy")]:
+            del sys.modules[module]
+        sys.modules["numpy"] = None
+        import shared_numpy
+        try:
+            shared_numpy.attach("camera0")
+        except ImportError as error:
+            print(error)
+        """)
+    assert "shared-numpy[arrays]" in told
+
+
 # -- removing -----------------------------------------------------------------------
 
 

@@ -19,11 +19,14 @@ import json
 import re
 import sys
 
-import numpy as np
-
 from . import _core
 from . import _family
 from . import _tracker
+
+# First of all: the two modules need each other, and its error says how to get numpy.
+__import__(__package__ + ".array")
+
+import numpy as np  # noqa: E402
 
 __all__ = ["attach", "unlink"]
 
@@ -193,12 +196,8 @@ def _discard(name, identity):
 
 
 def _arrays():
-    # As in `reduction`: the two modules need each other, and the package has a function
-    # of this name.
-    full_name = __package__ + ".array"
-    if full_name not in sys.modules:
-        __import__(full_name)
-    return sys.modules[full_name]
+    # Not `from . import array`: that is the package's function of this name.
+    return sys.modules[__package__ + ".array"]
 
 
 def named_of(a):
