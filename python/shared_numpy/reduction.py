@@ -12,8 +12,6 @@ What is guaranteed:
   (the queue was full) can be taken back with `Published.withdraw`.
 """
 
-import hashlib
-import multiprocessing
 import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
@@ -21,15 +19,11 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from . import _core
-from . import _tracker
+from . import _family
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
 _collecting = threading.local()
-
-# All children of multiprocessing have the key, forkserver's too.
-_cookie = hashlib.sha256(multiprocessing.current_process().authkey).digest()[:16]
-_core.configure_family(_tracker.executable(), _cookie)
 
 
 class Published:
