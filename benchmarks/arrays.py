@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Arrays in pools: what a new one costs beside numpy's own, and frames from process to process beside a segment for each.
+
+Prints medians of interleaved rounds, ratios, and what is promised. See README.md in this folder for how it measures.
+"""
+import argparse
+import collections
+import multiprocessing
+import sys
+import time
+
+import numpy as np
+
+import shared_numpy as snp
+
+import _measure
+
+KIB = 1024
+SIZES = [KIB, 4 * KIB, 64 * KIB, KIB * KIB, 36 * 1000 * 1000]
+FRAME_ITEMS = 9000000  # 36 MB of float32
+FAILURES = []
+
+
+def promise(what, figure, limit, most):
+    """One line about a figure that has a limit."""
+    good = figure <= limit if most else figure >= limit
+    print("  {:<62} {:8.2f}  ({} {:g}){}".format(what, figure, "at most" if most else "at least", limit, "" if good else "  MISSED"))
+    sys.stdout.flush()
+    if not good:
+        FAILURES.append("{}: {:.2f}".format(what, figure))
+
+
+# --- a new array ---
+
+def make_write_drop(empty, size_bytes, iterations):
+    """Seconds for one array: made, one element written, dropped."""
+    dtype = np.dtype(np.uint8)
+    began = time.perf_counter()
+    for _ in range(iterations):
+        array = empty(size_bytes, dtype)
+        array[0] = 1
+        del array
+    seconds = time.perf_counter() - began
+    array = empty(size_bytes, dtype)
+    array[0] = 7
+    array[-1] = 9
+    if (array.nbytes, int(array[0]), int(array[-1])) != (size_bytes, 7, 9):
+        raise RuntimeError("the array is not as it was written")
+    return seconds / iterations
+
+
+def creation(quick):
+    """Arrays of all sizes against numpy's of 1 KB."""
+    iterations, rounds = (200, 2) if quick else (20000, 15)
+    sides = collections.OrderedDict()
+    sides["numpy"] = lambda: make_write_drop(np.empty, KIB, iterations)
+    for size in SIZES:
+        sides[size] = lambda size=size: make_write_drop(snp.empty, size, iterations)
+    times = _measure.interleave(sides, rounds)
+    print("make + write one element + drop")
+    print("  {:<62} {:8.0f} ns".format("numpy.empty, 1 KiB", times["numpy"] * 1e9))
+    for size in SIZES:
+        print("  {:<62} {:8.0f} ns".format("shared_numpy.empty, {} KiB".format(size // KIB), times[size] * 1e9))
+        promise("times as long as numpy's 1 KiB", times[size] / times["numpy"], 3, most=True)
+
+
+# --- frames ---
+
+def fill(frame, number):
+    """The producer's work: writes all of the frame."""
+    frame.fill(number % 100)
+
+
+def check(total, number):
+    """Whether a frame of that number sums up to `total`."""
+    if total != float(number % 100) * FRAME_ITEMS:
+        raise RuntimeError("frame {} sums up to {}".format(number, total))
+
+
+def consume(queue, count, answer):
+    """The consumer: sums each frame."""
+    for number in range(count):
+        frame = queue.get()
+        check(float(frame.sum(dtype=np.float64)), number)
+        del frame
+        answer.put(number)
+
+
+def consume_segments(queue, count, answer):
+    """The consumer for a fresh segment for each frame."""
+    from shared_numpy import shared_memory
+    for number in range(count):
+        segment = shared_memory.SharedMemory(queue.get())
+        frame = np.ndarray((FRAME_ITEMS,), np.float32, segment.buf)
+        check(float(frame.sum(dtype=np.float64)), number)
+        del frame
+        segment.close()
+        segment.unlink()
+        answer.put(number)
+
+
+def produce(queue, number):
+    """A frame in recycled memory."""
+    frame = snp.empty(FRAME_ITEMS, np.float32)
+    fill(frame, number)
+    queue.put(frame)
+
+
+def produce_segment(queue, number):
+    """A frame in a segment of its own."""
+    from shared_numpy import shared_memory
+    segment = shared_memory.SharedMemory(create=True, size=4 * FRAME_ITEMS)
+    frame = np.ndarray((FRAME_ITEMS,), np.float32, segment.buf)
+    fill(frame, number)
+    del frame
+    queue.put(segment.name)
+    segment.close()
+
+
+def through(make_queue, producer, consumer, count):
+    """Seconds for a frame that is written here and summed in a child; one after the other, as in one process."""
+    context = multiprocessing.get_context("fork")
+    queue, answer = make_queue(context), context.Queue()
+    child = context.Process(target=consumer, args=(queue, count + 2, answer))
+    child.start()
+    for number in range(2):  # the first frames fault their pages in
+        producer(queue, number)
+        answer.get()
+    began = time.perf_counter()
+    for number in range(2, count + 2):
+        producer(queue, number)
+        answer.get()
+    seconds = time.perf_counter() - began
+    child.join()
+    if child.exitcode != 0:
+        raise RuntimeError("the consumer ended with {}".format(child.exitcode))
+    return seconds / count
+
+
+def inside(count):
+    """The same work within one process, in one ordinary array."""
+    frame = np.empty(FRAME_ITEMS, np.float32)
+    fill(frame, 0)
+    began = time.perf_counter()
+    for number in range(count):
+        fill(frame, number)
+        check(float(frame.sum(dtype=np.float64)), number)
+    return (time.perf_counter() - began) / count
+
+
+def frames(quick):
+    """36 MB frames, written by one process and summed by another."""
+    count, rounds = (2, 1) if quick else (15, 7)
+    sides = collections.OrderedDict()
+    sides["one process"] = lambda: inside(count)
+    sides["shared_numpy.Queue"] = lambda: through(lambda context: snp.Queue(), produce, consume, count)
+    sides["multiprocessing.Queue"] = lambda: through(lambda context: context.Queue(), produce, consume, count)
+    sides["a fresh segment each"] = lambda: through(lambda context: context.Queue(), produce_segment, consume_segments, count)
+    times = _measure.interleave(sides, rounds)
+    print("36 MB frames, written here and summed there")
+    for name, seconds in times.items():
+        print("  {:<62} {:8.2f} ms".format(name, seconds * 1e3))
+    for name in ("shared_numpy.Queue", "multiprocessing.Queue"):
+        promise(name + ": times as long as one process", times[name] / times["one process"], 1.2, most=True)
+        promise(name + ": times as fast as a fresh segment each", times["a fresh segment each"] / times[name], 8, most=False)
+
+
+PARTS = collections.OrderedDict((part.__name__, part) for part in (creation, frames))
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", help="which of {} (default: all)".format(", ".join(PARTS)))
+    parser.add_argument("--quick", action="store_true", help="a smoke run: each once or twice, figures without meaning")
+    parser.add_argument("--check", action="store_true", help="exit code 1 when a figure misses what is promised")
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error("no such part: {}".format(", ".join(unknown)))
+    for part in options.parts or PARTS:
+        PARTS[part](options.quick)
+    if FAILURES:
+        print("missed: " + "; ".join(FAILURES))
+    return 1 if FAILURES and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
