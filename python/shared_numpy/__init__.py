@@ -13,11 +13,15 @@ import sys
 __path__ = [os.path.abspath(entry) for entry in __path__]
 
 __all__ = [
+    "ForeignHandle",
     "Queue",
     "SharedNDArray",
+    "StaleHandle",
+    "TrackerUnavailable",
     "__version__",
     "array",
     "attach",
+    "drop_inherited",
     "empty",
     "empty_like",
     "from_array",
@@ -31,6 +35,8 @@ __all__ = [
     "resource_tracker",
     "semaphore_tracker",
     "shared_memory",
+    "stats",
+    "trim",
     "uninstall",
     "unlink",
     "zeros",
@@ -39,11 +45,15 @@ __all__ = [
 
 # Public name -> the submodule that defines it; None for a submodule itself.
 _HOME = {
+    "ForeignHandle": "memory",
     "Queue": "queue",
     "SharedNDArray": "array",
+    "StaleHandle": "memory",
+    "TrackerUnavailable": "memory",
     "__version__": "_core",
     "array": "array",
     "attach": "named",
+    "drop_inherited": "memory",
     "empty": "array",
     "empty_like": "array",
     "from_array": "array",
@@ -51,6 +61,7 @@ _HOME = {
     "full_like": "array",
     "install": "_install",
     "managers": None,
+    "memory": None,
     "named": None,
     "ndarray": "array",
     "ones": "array",
@@ -60,6 +71,8 @@ _HOME = {
     "resource_tracker": None,
     "semaphore_tracker": None,
     "shared_memory": None,
+    "stats": "memory",
+    "trim": "memory",
     "uninstall": "_install",
     "unlink": "named",
     "zeros": "array",
