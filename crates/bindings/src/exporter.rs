@@ -25,6 +25,7 @@ use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use shared_numpy_core::mapping::Mapping;
+use shared_numpy_core::named_array::NamedArray;
 use shared_numpy_core::participation::Hold;
 
 use crate::gil;
@@ -78,6 +79,8 @@ enum Memory {
     Mapping(Arc<Mapping>),
     /// A block, from its beginning.
     Block(Hold),
+    /// A named array, with its header.
+    Named(Arc<NamedArray>),
 }
 
 /// An exporter. All bytes zero, as the allocator leaves it, is one that was not
@@ -115,6 +118,14 @@ pub(crate) fn new_block(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Boun
     let start = hold.start().as_ptr();
     let len = len.min(hold.size_bytes());
     export(py, Memory::Block(hold), start, len, false)
+}
+
+/// An exporter of the whole segment of a named array.
+pub(crate) fn new_named(py: Python<'_>, array: Arc<NamedArray>) -> PyResult<Bound<'_, PyAny>> {
+    let mapping = array.mapping();
+    let read_only = mapping.is_read_only();
+    let (start, len) = (mapping.start().as_ptr(), mapping.len());
+    export(py, Memory::Named(array), start, len, read_only)
 }
 
 fn export(
@@ -166,7 +177,15 @@ fn memory_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<&'a Memory> {
 pub(crate) fn mapping_of(object: &Bound<'_, PyAny>) -> Option<Arc<Mapping>> {
     match memory_of(object)? {
         Memory::Mapping(mapping) => Some(Arc::clone(mapping)),
-        Memory::Block(_) => None,
+        Memory::Block(_) | Memory::Named(_) => None,
+    }
+}
+
+/// The named array behind `object`, if it is an exporter of one.
+pub(crate) fn named_of(object: &Bound<'_, PyAny>) -> Option<Arc<NamedArray>> {
+    match memory_of(object)? {
+        Memory::Named(array) => Some(Arc::clone(array)),
+        Memory::Block(_) | Memory::Mapping(_) => None,
     }
 }
 
@@ -227,6 +246,16 @@ unsafe extern "C" fn getbuffer(
     }
 }
 
+/// Lets go of a mapping of so many bytes; called in deallocation only, with the GIL held.
+fn unmap<T>(mapping: Arc<T>, size_bytes: usize) {
+    if Arc::strong_count(&mapping) > 1 {
+        return;
+    }
+    // SAFETY: CPython deallocates with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    gil::free(py, mapping, size_bytes);
+}
+
 /// # Safety
 ///
 /// - Called by CPython only, once, for an object of our type that nobody refers to.
@@ -240,13 +269,8 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         // SAFETY: where there was a start, there was a memory; it is not looked at again.
         match unsafe { exporter.memory.assume_init_read() } {
             Memory::Block(hold) => drop(hold),
-            Memory::Mapping(mapping) if Arc::strong_count(&mapping) > 1 => drop(mapping),
-            Memory::Mapping(mapping) => {
-                let size_bytes = mapping.len();
-                // SAFETY: CPython deallocates with the GIL held.
-                let py = unsafe { Python::assume_attached() };
-                gil::free(py, mapping, size_bytes);
-            }
+            Memory::Mapping(mapping) => unmap(mapping, exporter.len),
+            Memory::Named(array) => unmap(array, exporter.len),
         }
     }
     // SAFETY: allocated by PyType_GenericAlloc without GC, freed by its counterpart.

@@ -25,7 +25,7 @@ use crate::segment;
 /// The named array behind an array.
 #[pyclass(module = "shared_numpy._core", name = "NamedArray", frozen)]
 struct PyNamedArray {
-    inner: NamedArray,
+    inner: Arc<NamedArray>,
 }
 
 #[pymethods]
@@ -83,14 +83,10 @@ fn parse(name: &OsString) -> PyResult<SegmentName> {
     SegmentName::new(name.as_bytes()).map_err(exception)
 }
 
-/// A buffer of the whole segment that keeps `array`, and where in it the data begins.
+/// A buffer of the whole segment, and where in it the data begins.
 fn export(py: Python<'_>, array: NamedArray) -> PyResult<(Bound<'_, PyAny>, usize)> {
-    let mapping = Arc::clone(array.mapping());
     let start = array.place().offset_bytes;
-    let len_bytes = mapping.len();
-    let owner = Bound::new(py, PyNamedArray { inner: array })?.into_any();
-    let exporter = exporter::new_part(py, mapping, len_bytes, false, Some(owner))?;
-    Ok((exporter, start))
+    Ok((exporter::new_named(py, Arc::new(array))?, start))
 }
 
 /// Makes a free name, for `named_fill`; gives its identity.
@@ -202,24 +198,22 @@ fn check(array: &NamedArray, offset: i64, axes: &[(i64, i64)], itemsize: i64) ->
 /// The named array behind `array` and where in its data the element at index 0
 /// begins, in bytes; None for any other array.
 #[pyfunction]
-fn named_place<'py>(
-    array: &Bound<'py, PyAny>,
+fn named_place(
+    array: &Bound<'_, PyAny>,
     itemsize: i64,
-) -> PyResult<Option<(Bound<'py, PyNamedArray>, i64)>> {
+) -> PyResult<Option<(PyNamedArray, i64)>> {
     let Some((exporter, layout)) = ndarray::exporter_and_layout(array)? else {
         return Ok(None);
     };
-    let owner = exporter::owner_of(&exporter);
-    let Some(Ok(owner)) = owner.map(|owner| owner.cast_into::<PyNamedArray>()) else {
+    let Some(named) = exporter::named_of(&exporter) else {
         return Ok(None);
     };
-    let named = &owner.get().inner;
     let start = named.mapping().start().as_ptr() as usize;
     // Wraps for an array that begins before the data, and is refused then.
     let start = start.wrapping_add(named.place().offset_bytes);
     let offset = layout.address.wrapping_sub(start) as i64;
-    check(named, offset, &layout.axes, itemsize)?;
-    Ok(Some((owner, offset)))
+    check(&named, offset, &layout.axes, itemsize)?;
+    Ok(Some((PyNamedArray { inner: named }, offset)))
 }
 
 /// Removes the name of a named array of this user or of root, or of `owner`; gives
