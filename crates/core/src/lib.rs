@@ -19,6 +19,8 @@
 //! - [`pool`]: nameless memory held by the processes that can see it.
 //! - [`participation`]: what this process is in, has and holds; forks.
 //! - [`liveness`]: who has died, proved by the kernel.
+//! - [`members`]: the helper process that keeps a family's descriptors, and frees in the
+//!   place of owners that died.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -28,6 +30,7 @@
 
 pub mod error;
 pub mod fault;
+mod helper;
 #[cfg(not(loom))]
 pub mod inspect;
 pub mod layout;
@@ -35,6 +38,7 @@ pub mod list;
 #[cfg(not(loom))]
 pub mod liveness;
 pub mod mapping;
+#[cfg(not(loom))]
 pub mod members;
 pub mod name;
 #[cfg(not(loom))]
