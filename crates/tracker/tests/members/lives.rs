@@ -1,7 +1,7 @@
 //! What happens to a family.
 
 use super::program::{Program, committed_bytes, is_gone};
-use super::{A_WHILE, parent_of, runs, signal, wait_until};
+use super::{A_WHILE, children_of, parent_of, runs, signal, wait_until};
 
 /// What a segment has while a block of 1 MiB is held, and when none is: less than this.
 const ONE_BLOCK: u64 = 1 << 20;
@@ -14,8 +14,7 @@ fn a_family_s_tracker_is_nobody_s_child_and_ends_with_the_family() {
     let parent = parent_of(tracker);
     assert!(parent != one.pid() && parent != std::process::id());
     // The half that was its child is collected: no zombie, nothing to wait for.
-    let children = format!("/proc/{0}/task/{0}/children", one.pid());
-    assert_eq!(std::fs::read_to_string(children).unwrap(), "");
+    assert_eq!(children_of(one.pid()), []);
     two.joins(&family);
     one.kill();
     std::thread::sleep(A_WHILE);
@@ -210,4 +209,65 @@ fn no_tracker_is_an_answer() {
     let mut program = Program::without("tracker");
     let answer = program.does("found");
     assert!(answer.ends_with("SHARED_NUMPY_DISABLE says so"), "{answer}");
+}
+
+#[test]
+fn a_launch_that_is_interrupted_leaves_no_zombie_and_the_next_finds_the_tracker() {
+    let mut program = Program::new();
+    let answer = program.does("launch_interrupted");
+    assert!(answer.starts_with("interrupted"), "{answer}");
+    assert_eq!(children_of(program.pid()), []);
+    let tracker: u32 = program.does("launch").parse().unwrap();
+    assert_eq!(program.does("open"), "true");
+    assert_eq!(children_of(program.pid()), []);
+    program.kill();
+    is_gone(tracker);
+}
+
+#[test]
+fn who_lives_in_another_pid_namespace_is_missed_by_its_own_descriptor_only() {
+    // Without the right to make a namespace there is nothing to see.
+    let Some(mut far) = Program::elsewhere("") else {
+        return;
+    };
+    let (mut near, mut mute) = (Program::new(), Program::elsewhere("pidfd").unwrap());
+    let (family, tracker) = near.founds();
+    far.joins(&family);
+    mute.joins(&family);
+    let (far_slot, mute_slot) = (far.does("me"), mute.does("me"));
+    std::thread::sleep(A_WHILE);
+    for slot in [&far_slot, &mute_slot] {
+        assert_eq!(near.does(&format!("live {slot}")), "true");
+    }
+    far.kill();
+    mute.kill();
+    wait_until("its descriptor tells", || {
+        near.does(&format!("live {far_slot}")) == "false"
+    });
+    // Of the other nothing can be proved: by its number it is somebody else.
+    std::thread::sleep(A_WHILE);
+    assert_eq!(near.does(&format!("live {mute_slot}")), "true");
+    assert!(runs(tracker));
+    signal(tracker, libc::SIGKILL);
+    is_gone(tracker);
+}
+
+#[test]
+fn a_member_in_another_pid_namespace_buries_nobody() {
+    let Some(mut far) = Program::elsewhere("") else {
+        return;
+    };
+    let mut near = Program::new();
+    // The far one founds, and so its tracker is far, too.
+    let answer = far.does("found");
+    let (family, _) = answer.rsplit_once(' ').unwrap();
+    near.joins(family);
+    let slot = near.does("me");
+    std::thread::sleep(A_WHILE);
+    assert_eq!(near.does("open"), "true");
+    assert_eq!(far.does(&format!("live {slot}")), "true");
+    near.kill();
+    wait_until("its descriptor tells", || {
+        far.does(&format!("live {slot}")) == "false"
+    });
 }

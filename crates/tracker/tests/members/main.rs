@@ -48,6 +48,20 @@ fn parent_of(pid: u32) -> u32 {
     line.unwrap().trim().parse().unwrap()
 }
 
+/// The children of a process, zombies too, whichever of its threads started them.
+fn children_of(pid: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let path = task.unwrap().path().join("children");
+        let text = std::fs::read_to_string(path).unwrap();
+        children.extend(
+            text.split_whitespace()
+                .map(|pid| pid.parse::<u32>().unwrap()),
+        );
+    }
+    children
+}
+
 /// Collects the half of a tracker that ends at once.
 fn is_collected(child: shared_numpy_core::sys::process::ProcessId) {
     wait_until("the first half ends", || child.reap().is_some());

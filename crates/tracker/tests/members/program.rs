@@ -37,7 +37,23 @@ impl Program {
 
     /// A program that, with its tracker, does without these features.
     pub(crate) fn without(features: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::start(Command::new(std::env::current_exe().unwrap()), features)
+    }
+
+    /// A program in a pid namespace of its own; `None` where we may not make one.
+    pub(crate) fn elsewhere(features: &str) -> Option<Self> {
+        let unshare = ["--pid", "--fork", "--kill-child"];
+        let may = Command::new("unshare").args(unshare).arg("true").status();
+        if !may.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command.args(unshare).arg(std::env::current_exe().unwrap());
+        Some(Self::start(command, features))
+    }
+
+    fn start(mut command: Command, features: &str) -> Self {
+        let mut child = command
             .args(["--exact", "program::obey", "--ignored", "--nocapture"])
             .env(ROLE, "1")
             .env("SHARED_NUMPY_DISABLE", features)
@@ -170,6 +186,18 @@ impl Puppet {
                 format!("{low} {high} {pid}")
             }
             ("launch", []) => self.launch(),
+            ("launch_interrupted", []) => {
+                let (family, fd) = Family::create().unwrap();
+                self.me = Some(family.join().unwrap());
+                let (id, program) = (family.id(), Path::new(tracker()));
+                let launched = Connection::launch(program, fd.as_fd(), id, COOKIE, &mut || false);
+                self.family = Some((Arc::new(family), fd));
+                match launched {
+                    Err(error) => error.to_string(),
+                    // It was quicker than the first look.
+                    Ok(_) => "interrupted".to_owned(),
+                }
+            }
             ("join", &[low, high]) => self.join([low, high], COOKIE),
             ("join_with_wrong_cookie", &[low, high]) => self.join([low, high], [8; 16]),
             ("own", []) => self.own(),

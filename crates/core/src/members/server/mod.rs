@@ -346,11 +346,19 @@ impl Served {
             .discover(&self.family, self.me, epoll, now)
             .is_ok()
             && let Some(watch) = watch
-            // Its own, as far as we can see: not that of a process with a longer life.
-            && process::watched_pid(&watch)
-                .is_some_and(|its| pid.is_none_or(|pid| i64::from(pid) == its))
+            && is_its_own(&watch, pid)
         {
             self.slots.watch_by(epoll, who, watch);
         }
     }
+}
+
+/// Whether the watch that the process `pid` sent is one of itself, as far as we can see: not
+/// that of a process with a longer or shorter life.
+fn is_its_own(watch: &OwnedFd, pid: Option<i32>) -> bool {
+    let stands_for = process::watched_pid(watch).filter(|&pid| pid > 0);
+    process::is_watch(watch)
+        && pid
+            .zip(stands_for)
+            .is_none_or(|(pid, its)| i64::from(pid) == its)
 }

@@ -112,9 +112,14 @@ impl Segments {
             }
             match kept.free(*id, family, me, limit_s) {
                 Ok(fate) => fate == Fate::Held,
-                // For want of memory or descriptors, or while its closer is another that
-                // is not known to be dead yet: tried again.
-                Err(Error::Os { .. } | Error::NotAllowed(_)) => true,
+                // For want of memory or descriptors: tried again.
+                Err(Error::Os { .. }) => true,
+                // Its closer is another, who is not known to be dead yet; or we were taken
+                // for dead ourselves: tried again, from the beginning.
+                Err(Error::NotAllowed(_)) => {
+                    kept.closer = None;
+                    true
+                }
                 // Bytes that make no sense. Who maps it, has it; nobody else needs it.
                 Err(_) => false,
             }
