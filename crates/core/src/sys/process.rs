@@ -120,6 +120,7 @@ impl Stat {
     }
 
     /// Whether a signal or a debugger has stopped it.
+    #[cfg(not(loom))]
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
