@@ -20,6 +20,8 @@
 //! - [`pool`]: nameless memory held by the processes that can see it.
 //! - [`participation`]: what this process is in, has and holds; forks.
 //! - [`liveness`]: who has died, proved by the kernel.
+//! - [`members`]: the helper process that keeps a family's descriptors, and frees in the
+//!   place of owners that died.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -29,6 +31,7 @@
 
 pub mod error;
 pub mod fault;
+mod helper;
 #[cfg(not(loom))]
 pub mod inspect;
 pub mod layout;
@@ -36,6 +39,7 @@ pub mod list;
 #[cfg(not(loom))]
 pub mod liveness;
 pub mod mapping;
+#[cfg(not(loom))]
 pub mod members;
 pub mod name;
 pub mod named_array;

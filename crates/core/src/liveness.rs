@@ -42,6 +42,12 @@ const LOOKS: u32 = 5;
 /// So many while the process runs that reserved the slot for its child: ten seconds.
 const LOOKS_IF_PARENT_RUNS: u32 = 40;
 
+/// Looks for an `exec` cost a third of a millisecond for a process with a few hundred
+/// mappings. Whoever buries at short intervals looks for it so soon, and then ever more
+/// rarely, up to this.
+const EXEC_FIRST: Duration = Duration::from_millis(500);
+const EXEC_LAST: Duration = Duration::from_secs(60);
+
 /// What can be said about a participant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -68,6 +74,15 @@ pub struct Undertaker {
     /// Whether it would be known if somebody from another namespace came to join.
     knows_who_joins: bool,
     reserved: BTreeMap<usize, Reserved>,
+    mapped: BTreeMap<usize, Mapped>,
+}
+
+/// A process that had the family among its mappings.
+#[derive(Debug)]
+struct Mapped {
+    seen: Packed,
+    look_at: Instant,
+    wait: Duration,
 }
 
 /// A slot without a process, as seen so far.
@@ -102,6 +117,7 @@ impl Undertaker {
             strangers: false,
             knows_who_joins: false,
             reserved: BTreeMap::new(),
+            mapped: BTreeMap::new(),
         }
     }
 
@@ -134,11 +150,56 @@ impl Undertaker {
         let mut buried = 0;
         for slot in 0..SLOTS {
             let seen = family.slot(slot)?;
-            if matches!(seen.state, LIVE | RESERVED) && !is(me, slot, seen) {
+            let is_taken = matches!(seen.state, LIVE | RESERVED);
+            if is_taken && !is(me, slot, seen) && !self.lives_likely(family, slot, seen)? {
                 buried += usize::from(self.bury_one(family, slot, seen)?);
             }
         }
         Ok(buried)
+    }
+
+    /// Whether the process is there, and had the family when it was looked at lately.
+    fn lives_likely(&mut self, family: &Family, slot: usize, seen: Packed) -> Result<bool> {
+        if seen.state != LIVE {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        match self.mapped.get_mut(&slot) {
+            Some(known) if known.seen != seen => drop(self.mapped.remove(&slot)),
+            Some(known) if known.look_at <= now => {
+                known.wait = (known.wait * 2).min(EXEC_LAST);
+                known.look_at = now + known.wait;
+                return Ok(false);
+            }
+            Some(_) => {
+                return match family.identity(participant(slot, seen)) {
+                    Ok(identity) => Ok(!self.is_gone(&identity)),
+                    // It left this instant.
+                    Err(Error::Stale) => Ok(true),
+                    Err(error) => Err(error),
+                };
+            }
+            None => {}
+        }
+        let known = Mapped {
+            seen,
+            look_at: now + EXEC_FIRST,
+            wait: EXEC_FIRST,
+        };
+        self.mapped.insert(slot, known);
+        Ok(false)
+    }
+
+    /// Whether there is no such process any more; `false` also when that cannot be told.
+    fn is_gone(&self, identity: &Identity) -> bool {
+        let Some(pid) = pid_of(identity).filter(|_| self.can_judge(identity)) else {
+            return false;
+        };
+        match Stat::of(pid) {
+            Ok(Some(stat)) => stat.start_ticks != identity.start_ticks || stat.has_ended(),
+            Ok(None) => false,
+            Err(error) => is_absence(&error),
+        }
     }
 
     /// Declares this participant dead if that is proved; `true` when it was this call.
@@ -164,11 +225,7 @@ impl Undertaker {
     pub fn verdict(&mut self, family: &Family, slot: usize, seen: Packed) -> Result<Verdict> {
         match seen.state {
             LIVE => {
-                let who = Participant {
-                    slot,
-                    generation: seen.generation,
-                };
-                match family.identity(who) {
+                match family.identity(participant(slot, seen)) {
                     Ok(identity) => Ok(self.of_process(&identity)),
                     // It is somebody else's by now, or nobody's.
                     Err(Error::Stale) => Ok(Verdict::CannotTell),
@@ -315,12 +372,8 @@ impl Undertaker {
         let mut oldest_ticks = self.own.start_ticks;
         for slot in 0..SLOTS {
             let seen = family.slot(slot)?;
-            let who = Participant {
-                slot,
-                generation: seen.generation,
-            };
             if seen.state == LIVE
-                && let Ok(identity) = family.identity(who)
+                && let Ok(identity) = family.identity(participant(slot, seen))
                 && self.is_ours(&identity)
             {
                 pids.extend(pid_of(&identity));
@@ -328,6 +381,13 @@ impl Undertaker {
             }
         }
         Ok((pids, oldest_ticks))
+    }
+}
+
+fn participant(slot: usize, seen: Packed) -> Participant {
+    Participant {
+        slot,
+        generation: seen.generation,
     }
 }
 
@@ -393,6 +453,30 @@ mod tests {
         assert_eq!(bury(&family, file, None), Ok(0));
         assert!(family.counts(me) && family.counts(other_slot_of_ours));
         assert_eq!(judge(file, |_| ()), Verdict::Alive);
+    }
+
+    #[test]
+    fn mappings_are_read_ever_more_rarely_and_a_death_is_found_all_the_same() {
+        let (family, fd) = Family::create().unwrap();
+        let file = shm::status(&fd).unwrap().identity;
+        let who = family.join().unwrap();
+        let mut undertaker = Undertaker::new((file.dev, file.ino));
+        for (is_due, wait) in [(false, 1), (false, 1), (true, 2), (false, 2), (true, 4)] {
+            if is_due {
+                undertaker.mapped.get_mut(&who.slot).unwrap().look_at = Instant::now();
+            }
+            assert_eq!(undertaker.bury(&family, None), Ok(0));
+            let known = &undertaker.mapped[&who.slot];
+            assert_eq!(known.wait, wait * EXEC_FIRST);
+        }
+        // Its process ended, and another has its number.
+        let bytes = crate::layout::FAMILY_BYTES;
+        let mapping = crate::mapping::Mapping::new(&fd, bytes, false).unwrap();
+        let at = crate::layout::slot_offset(who.slot)
+            + std::mem::offset_of!(crate::layout::Slot, start_ticks);
+        let started = mapping.load_u64(at).unwrap();
+        mapping.store_u64(at, started - 1).unwrap();
+        assert_eq!(undertaker.bury(&family, None), Ok(1));
     }
 
     #[test]

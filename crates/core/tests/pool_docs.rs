@@ -63,3 +63,17 @@ fn the_crash_page_names_the_fault_points_of_the_code() {
     let real: BTreeSet<_> = POINTS.iter().copied().collect();
     assert_eq!(told_once, real);
 }
+
+#[test]
+fn the_members_page_names_points_that_exist() {
+    const MEMBERS: &str = include_str!("../../../docs/members.md");
+    let told: Vec<_> = MEMBERS
+        .lines()
+        .filter_map(|line| line.split('|').nth(2)?.trim().strip_prefix('`'))
+        .filter_map(|cell| cell.strip_suffix('`'))
+        .collect();
+    assert!(told.len() >= 7, "{told:?}");
+    for point in told {
+        assert!(POINTS.contains(&point), "{point}");
+    }
+}

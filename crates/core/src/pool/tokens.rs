@@ -20,6 +20,18 @@ pub const MAKING: u64 = 1;
 /// Holds its block.
 pub const READY: u64 = 2;
 
+/// The variable with the seconds after which a dead sender's tokens expire.
+pub const IN_FLIGHT_VARIABLE: &str = "SHARED_NUMPY_INFLIGHT_S";
+/// Those seconds, if the variable does not tell.
+pub const IN_FLIGHT_S: u64 = 600;
+
+/// After how many seconds the tokens of a dead sender expire.
+pub fn in_flight_limit_s() -> u64 {
+    let told = std::env::var(IN_FLIGHT_VARIABLE).ok();
+    told.and_then(|text| text.trim().parse().ok())
+        .unwrap_or(IN_FLIGHT_S)
+}
+
 /// What travels: which entry, in which of its lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenName {
@@ -164,6 +176,19 @@ impl PoolSegment {
             }
         }
         Ok(expired)
+    }
+
+    /// Drops the tokens whose sender is dead, if they were made `limit_s` seconds ago or
+    /// earlier; how many. `now_s` is the time as [`crate::sys::clock`] tells it.
+    ///
+    /// # Errors
+    ///
+    /// As [`PoolSegment::expire_tokens`].
+    pub fn expire_tokens_of_the_dead(&self, now_s: u64, limit_s: u64) -> Result<usize> {
+        self.expire_tokens(|token| {
+            let lives = token.sender.is_some_and(|who| self.family().counts(who));
+            !lives && now_s.saturating_sub(token.made_s) >= limit_s
+        })
     }
 
     /// The tokens in flight.

@@ -120,6 +120,7 @@ impl Stat {
     }
 
     /// Whether a signal or a debugger has stopped it.
+    #[cfg(not(loom))]
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
@@ -139,8 +140,23 @@ pub fn own_watch() -> Option<OwnedFd> {
     rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok()
 }
 
+/// Whether this is a descriptor that stands for a process.
+pub fn is_watch(fd: impl AsFd) -> bool {
+    let number = fd.as_fd().as_raw_fd();
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open while it is borrowed; signal 0 is not sent, only
+    // whether it could be is told.
+    let status = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, 0, nothing, 0) };
+    // EINVAL: of a namespace to which we may not send.
+    status == 0
+        || matches!(
+            Errno::from_io_error(&io::Error::last_os_error()),
+            Some(Errno::PERM | Errno::SRCH | Errno::INVAL)
+        )
+}
+
 /// The pid that a pidfd stands for, as `/proc` counts: 0 for a process that it does not
-/// show; `None` when this is no pidfd, or that cannot be told.
+/// show, less for one that is gone; `None` when this is no pidfd, or that cannot be told.
 pub fn watched_pid(fd: impl AsFd) -> Option<i64> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).ok()?;
@@ -617,7 +633,9 @@ mod tests {
     fn a_pidfd_tells_whose_it_is() {
         let own = own_watch().unwrap();
         assert_eq!(watched_pid(&own), Some(i64::from(own_pid())));
-        assert_eq!(watched_pid(crate::sys::anon::create(1).unwrap()), None);
+        let file = crate::sys::anon::create(1).unwrap();
+        assert_eq!(watched_pid(&file), None);
+        assert!(is_watch(&own) && !is_watch(&file));
         assert!(sees_own_namespace());
         assert_eq!(reach(own_pid()), Reach::Ours);
         assert_eq!(reach(0), Reach::Nobody);

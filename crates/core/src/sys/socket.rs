@@ -4,9 +4,11 @@
 //! forked processes share the socket), close-on-exec, numbers from 3 up, and no
 //! call here blocks or raises `SIGPIPE`.
 
+#![allow(unsafe_code)]
+
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -99,8 +101,35 @@ pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
 /// Whether the process at the other end runs (or ran, when it connected or
 /// listened) under our effective user id.
 pub fn same_user(socket: impl AsFd) -> bool {
-    rustix::net::sockopt::socket_peercred(socket)
-        .is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+    peer(socket).is_some_and(|peer| peer.uid == rustix::process::geteuid().as_raw())
+}
+
+/// The pid, in our pid namespace, of the process that connected, listened or made the
+/// pair; `None` where we cannot see it.
+pub fn peer_pid(socket: impl AsFd) -> Option<i32> {
+    peer(socket).map(|peer| peer.pid).filter(|&pid| pid > 0)
+}
+
+/// Not rustix's: that has no place for the pid 0 of a process outside our namespace.
+fn peer(socket: impl AsFd) -> Option<libc::ucred> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `peer`, which has so many, and any
+    // bytes are a `ucred`; the descriptor is open while it is borrowed.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    (status == 0 && len as usize == size_of::<libc::ucred>()).then_some(peer)
 }
 
 /// Whether `fd` is a message socket as [`pair`] and [`connect`] make them.
@@ -163,6 +192,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
     // Room for two, so that a second one is noticed rather than cut off.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut was_reset = false;
     let message = loop {
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -170,6 +200,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
             Ok(message) => break message,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(Received::Nothing),
+            // Closed by who had not read everything of ours; what it said before that is
+            // behind this error, which is told once.
+            Err(Errno::CONNRESET) if !was_reset => was_reset = true,
             Err(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN) => return Ok(Received::End),
             Err(errno) => return Err(errno),
         }
@@ -192,6 +225,13 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
         0 => Received::End,
         bytes => Received::Message(bytes, attached),
     })
+}
+
+/// Whether something can be read, or a process that is watched has ended.
+pub fn is_readable(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let now = Timespec::default();
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::IN)
 }
 
 /// Whether the other end has been closed by everybody who held it.

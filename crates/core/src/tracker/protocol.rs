@@ -39,7 +39,10 @@
 //!
 //! A REGISTER may come with one descriptor: the sender's standard error.
 
+use crate::helper::wire::{self, get, get_u16, get_u32, get_u64, require};
 use crate::sys::shm::Identity;
+
+pub use crate::helper::wire::Malformed;
 
 use super::address::Token;
 
@@ -193,58 +196,8 @@ pub enum Message<'a> {
     Adopt,
 }
 
-/// Bytes that are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
-
 /// An encoded message.
-#[derive(Debug, Clone)]
-pub struct Encoded {
-    bytes: [u8; MESSAGE_MAX_BYTES],
-    len: usize,
-}
-
-impl Encoded {
-    fn new(len: usize) -> Self {
-        Encoded {
-            bytes: [0; MESSAGE_MAX_BYTES],
-            len,
-        }
-    }
-
-    fn put<const N: usize>(&mut self, offset: usize, field: [u8; N]) {
-        self.bytes[offset..offset + N].copy_from_slice(&field);
-    }
-
-    /// The message's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// The field of `N` bytes at `offset`.
-fn get<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N], Malformed> {
-    bytes
-        .get(offset..offset + N)
-        .and_then(|field| field.try_into().ok())
-        .ok_or(Malformed)
-}
-
-fn get_u16(bytes: &[u8], offset: usize) -> Result<u16, Malformed> {
-    get(bytes, offset).map(u16::from_le_bytes)
-}
-
-fn get_u32(bytes: &[u8], offset: usize) -> Result<u32, Malformed> {
-    get(bytes, offset).map(u32::from_le_bytes)
-}
-
-fn get_u64(bytes: &[u8], offset: usize) -> Result<u64, Malformed> {
-    get(bytes, offset).map(u64::from_le_bytes)
-}
-
-fn require(condition: bool) -> Result<(), Malformed> {
-    condition.then_some(()).ok_or(Malformed)
-}
+pub type Encoded = wire::Encoded<MESSAGE_MAX_BYTES>;
 
 impl Hello {
     fn encode(&self) -> Encoded {
@@ -326,7 +279,7 @@ impl<'a> Entry<'a> {
         to.put(4, (name.len() as u16).to_le_bytes());
         to.put(8, self.identity.dev.to_le_bytes());
         to.put(16, self.identity.ino.to_le_bytes());
-        to.bytes[ENTRY_HEAD_BYTES..to.len].copy_from_slice(name);
+        to.put_all(ENTRY_HEAD_BYTES, name);
         to
     }
 

@@ -25,7 +25,7 @@ pub(crate) const SEGMENT_FD: &str = "SNP_TEST_SEGMENT_FD";
 /// Size of the segments here, in bytes of data.
 pub(crate) const DATA_BYTES: u64 = 1 << 20;
 /// No child takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens a descriptor that the parent left open for us.
 pub(crate) fn inherited(variable: &str) -> OwnedFd {
@@ -136,6 +136,11 @@ impl Peer {
         if let Some(input) = &mut self.input {
             let _ = writeln!(input, "{}", join(words));
         }
+    }
+
+    /// Whether it has ended, without waiting.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn kill(&mut self) {

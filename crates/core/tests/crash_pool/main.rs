@@ -7,6 +7,7 @@
 mod harness;
 mod roles;
 mod soak;
+mod tracked;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -146,6 +147,13 @@ fn die_as_heir(point: &str) -> bool {
     was_killed
 }
 
+/// Points that a tracker passes.
+const OF_TRACKERS: &[&str] = &[
+    "bury.", "close.", "collect.", "dead.", "expire.", "join.", "orphan.", "recover.", "trim.",
+];
+/// And those of who tells it something.
+const OF_TRACKED: &[&str] = &["register."];
+
 #[test]
 fn death_at_every_point_leaves_nothing_and_takes_nothing() {
     let mut reached = BTreeSet::new();
@@ -158,6 +166,12 @@ fn death_at_every_point_leaves_nothing_and_takes_nothing() {
             }
             runs.push(die_as_owner(&fault));
             runs.push(die_as_heir(&fault));
+            let begins = |prefix: &&str| point.starts_with(prefix);
+            for (prefixes, is_tracker) in [(OF_TRACKERS, true), (OF_TRACKED, false)] {
+                if prefixes.iter().any(begins) {
+                    runs.push(tracked::die_with_a_tracker(&fault, is_tracker));
+                }
+            }
             if runs.contains(&true) {
                 reached.insert(point);
             }

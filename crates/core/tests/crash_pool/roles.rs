@@ -37,6 +37,8 @@ pub(crate) fn run() {
         "recoverer" => recoverer(&family),
         "heir" => heir(&family),
         "soaker" => soaker(&family),
+        "tracker" => crate::tracked::be_tracker(),
+        "bearer" => crate::tracked::be_bearer(&family),
         _ => panic!("no role {role}"),
     }
 }

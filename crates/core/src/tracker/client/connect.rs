@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::launch::{Launch, collect, is_shortage};
+use super::launch::Launch;
 use super::state::{Connection, Former, Link};
-use super::{Client, Options, Outcome, PATIENCE, SLICE, Wait, failed};
+use super::{Client, Options, Outcome, PATIENCE, SLICE, Wait, failed, wait_until};
 use crate::error::{Error, Result};
+use crate::helper::start::{collect, is_shortage};
 use crate::sys::fd::{self, CachedFd};
 use crate::sys::fork::ForkGuard;
 use crate::sys::process::ProcessId;
@@ -195,7 +196,7 @@ impl<'a> Start<'a> {
     /// Connects to `address` and proves that we belong there.
     fn knock(&self, address: &Address, keep_going: &mut dyn FnMut() -> bool) -> Result<Knock> {
         let patience = self.client.patience();
-        let mut wait = Wait::until(Instant::now() + patience);
+        let mut wait = wait_until(Instant::now() + patience);
         let socket = loop {
             match socket::connect(&address.socket_name()) {
                 Ok(socket) => break socket,
@@ -242,7 +243,7 @@ impl<'a> Start<'a> {
         let held = self.client.lock();
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let adopt = Message::Adopt.encode();
-        let mut wait = Wait::until(Instant::now() + PATIENCE);
+        let mut wait = wait_until(Instant::now() + PATIENCE);
         drop(held);
         while let Err(errno) =
             socket::send(inherited.as_fd(), adopt.as_bytes(), Some(theirs.as_fd()))
@@ -304,7 +305,7 @@ impl<'a> Start<'a> {
         if let Some(dead) = dead_child {
             collect(dead);
         }
-        let mut wait = Wait::until(Instant::now() + PATIENCE);
+        let mut wait = wait_until(Instant::now() + PATIENCE);
         for (index, ((rtype, name), identity)) in own.iter().enumerate() {
             let entry = Entry {
                 rtype: *rtype,

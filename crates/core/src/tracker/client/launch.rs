@@ -7,16 +7,14 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::connect::{Found, Start, await_ready};
-use super::{PATIENCE, SLICE, Wait, failed};
+use super::{PATIENCE, failed, wait_until};
 use crate::error::{Error, Result};
+use crate::helper::start::{KILL, collect, is_shortage, words};
 use crate::sys::fork;
-use crate::sys::process::{self, Ended, ProcessId};
+use crate::sys::process::{self, Ended};
 use crate::sys::socket;
 use crate::tracker::address::Address;
 use crate::tracker::protocol::{Message, Status};
-
-/// `SIGKILL`, the same number everywhere.
-const KILL: i32 = 9;
 
 /// What became of starting the executable.
 pub(super) enum Launch {
@@ -49,7 +47,7 @@ impl Start<'_> {
             Ok(spawned) => spawned,
             Err(error) => return cannot_start(&error),
         };
-        let answer = await_ready(&socket, Wait::until(Instant::now() + PATIENCE), keep_going);
+        let answer = await_ready(&socket, wait_until(Instant::now() + PATIENCE), keep_going);
         match answer {
             Ok(Some((ready, marker))) if ready.status == Status::In => Ok(Launch::In(Found {
                 socket,
@@ -85,14 +83,6 @@ impl Start<'_> {
     }
 }
 
-/// Whether waiting or closing something could help.
-pub(super) fn is_shortage(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::NOBUFS
-    )
-}
-
 fn cannot_start(error: &io::Error) -> Result<Launch> {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
     // A limit on processes (EAGAIN) is as lasting as a sandbox: memory works without.
@@ -100,25 +90,4 @@ fn cannot_start(error: &io::Error) -> Result<Launch> {
         return Err(Error::os("start the resource tracker", "", errno));
     }
     Ok(Launch::Impossible(crate::error::words(errno)))
-}
-
-/// Collects a tracker that is ending, so that it does not stay as a zombie; gives up
-/// after a moment.
-pub(super) fn collect(child: ProcessId) -> Option<Ended> {
-    let deadline = Instant::now() + SLICE * 5;
-    loop {
-        match child.reap() {
-            None if Instant::now() < deadline => std::thread::sleep(SLICE / 100),
-            ended => return ended,
-        }
-    }
-}
-
-fn words(ended: Option<Ended>) -> String {
-    match ended {
-        Some(Ended::Exited(status)) => format!("exit status {status}"),
-        Some(Ended::Killed(signal)) => format!("signal {signal}"),
-        Some(Ended::NotOurs) => "collected by somebody else".to_owned(),
-        None => "still running".to_owned(),
-    }
 }

@@ -37,16 +37,12 @@ use self::tell::{Sent, Verb, entry};
 use super::address::Address;
 use super::protocol::ResourceType;
 use crate::error::{Error, Result};
+pub use crate::helper::wait::PATIENCE;
+use crate::helper::wait::{SLICE, Wait};
 use crate::sys::feature;
 use crate::sys::fork::{self, ForkGuard, ForkGuarded};
 use crate::sys::process::{self, Ended, ProcessId};
 use crate::sys::shm::Identity;
-
-/// The longest that any call waits.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a wait goes on before the caller is asked whether to go on.
-const SLICE: Duration = Duration::from_millis(100);
 
 /// What failed, in error messages.
 const OPERATION: &str = "reach the resource tracker";
@@ -416,35 +412,8 @@ impl Client {
     }
 }
 
-/// A bounded wait, a slice at a time.
-///
-/// Whoever was stopped together with the tracker (a frozen container) finds the time
-/// over when both go on; so it is over only when a whole slice after that has
-/// brought nothing.
-struct Wait {
-    deadline: Instant,
-    is_last: bool,
-}
-
-impl Wait {
-    fn until(deadline: Instant) -> Self {
-        Wait {
-            deadline,
-            is_last: false,
-        }
-    }
-
-    /// To be called between an attempt that failed and a slice of waiting.
-    fn check(&mut self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-        if !keep_going() {
-            return Err(Error::Interrupted);
-        }
-        if self.is_last {
-            return Err(failed(Errno::TIMEDOUT));
-        }
-        self.is_last = Instant::now() > self.deadline;
-        Ok(())
-    }
+fn wait_until(deadline: Instant) -> Wait {
+    Wait::until(deadline, OPERATION)
 }
 
 fn failed(errno: Errno) -> Error {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::state::{Connection, Former, Link};
-use super::{Client, Outcome, SLICE, Wait, failed};
+use super::{Client, Outcome, SLICE, failed, wait_until};
 use crate::error::{Error, Result};
 use crate::sys::shm::Identity;
 use crate::sys::socket::{self, Until};
@@ -66,7 +66,7 @@ impl Client {
         entry: &Entry<'_>,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome> {
-        let mut wait = Wait::until(Instant::now() + self.patience());
+        let mut wait = wait_until(Instant::now() + self.patience());
         let mut outcome = Outcome::Running;
         // A tracker that dies again and again is given up after a few rounds.
         let mut starts = 0;

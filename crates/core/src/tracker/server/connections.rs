@@ -6,8 +6,9 @@ use std::time::Instant;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::peer::{PROOF_WITHIN, Peer, Stage, UNPROVEN_MAX};
-use super::{GUARDIAN, LISTENER, Server};
+use super::peer::{Peer, Stage};
+use super::{GUARDIAN, Server};
+use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
 use crate::sys::process::{self, ProcessId};
 use crate::sys::socket;
 use crate::tracker::address::{Address, Token, same_token};
@@ -40,20 +41,22 @@ impl Server {
     }
 
     pub(super) fn accept_all(&mut self) {
-        while let Some(listener) = &self.listener {
+        loop {
             if self.unproven() >= UNPROVEN_MAX {
-                return self.stop_listening();
+                return self.door.look_away(&self.epoll);
             }
-            match socket::accept(listener) {
-                Ok(Some(socket)) => {
-                    if socket::same_user(&socket) {
-                        let deadline = Instant::now() + PROOF_WITHIN;
-                        // Fails only for want of memory; the peer sees its end closed.
-                        let _ = self.add_peer(socket, Stage::Unproven(deadline));
-                    }
+            match self.door.next(&self.epoll) {
+                Came::Somebody(socket) => {
+                    let deadline = Instant::now() + PROOF_WITHIN;
+                    // Fails only for want of memory; the peer sees its end closed.
+                    let _ = self.add_peer(socket, Stage::Unproven(deadline));
                 }
-                Ok(None) => return,
-                Err(_) => return self.refuse_politely(),
+                Came::Nobody => return,
+                Came::OneTooMany(socket) => {
+                    self.answer(&socket, Status::Busy, 0, None);
+                    drop(socket);
+                    return self.door.refused();
+                }
             }
         }
     }
@@ -63,38 +66,9 @@ impl Server {
         self.peers.values().filter(unproven).count()
     }
 
-    fn stop_listening(&mut self) {
-        if let Some(listener) = &self.listener
-            && std::mem::take(&mut self.listening)
-        {
-            let _ = epoll::delete(&self.epoll, listener);
-        }
-    }
-
     fn listen_again(&mut self) {
-        if self.listening || self.unproven() >= UNPROVEN_MAX {
-            return;
-        }
-        if let Some(listener) = &self.listener {
-            let data = epoll::EventData::new_u64(LISTENER);
-            self.listening = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN).is_ok();
-        }
-    }
-
-    /// No descriptor is left for a new connection: take it on the spare one, say so,
-    /// and close it. If even that fails, wait until a connection goes.
-    fn refuse_politely(&mut self) {
-        self.spare = None;
-        let refused = match self.listener.as_ref().map(socket::accept) {
-            Some(Ok(Some(socket))) => {
-                self.answer(&socket, Status::Busy, 0, None);
-                true
-            }
-            _ => false,
-        };
-        self.spare = spare();
-        if !refused {
-            self.stop_listening();
+        if self.unproven() < UNPROVEN_MAX {
+            self.door.watch(&self.epoll);
         }
     }
 
@@ -175,7 +149,7 @@ impl Server {
             };
             match socket::listen(&address.socket_name()) {
                 Ok(listener) => {
-                    self.listener = Some(listener);
+                    self.door.open(listener);
                     self.address = hello.address;
                 }
                 Err(Errno::ADDRINUSE) => return Status::AddressTaken,
@@ -208,10 +182,4 @@ impl Server {
             let _ = socket::send(to.as_fd(), ready.as_bytes(), None);
         }
     }
-}
-
-/// A descriptor to give up when there are no more.
-pub(super) fn spare() -> Option<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
-    rustix::fs::open("/dev/null", OFlags::CLOEXEC, Mode::empty()).ok()
 }

@@ -27,7 +27,7 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
@@ -35,20 +35,14 @@ use rustix::io::Errno;
 use self::group::Group;
 use self::names::RemovedEarly;
 use self::pace::Pace;
-use self::peer::{PROOF_WITHIN, Peer, Stage};
+use self::peer::{Peer, Stage};
 use super::address::Token;
 use super::protocol::{self, Malformed, Message};
+use crate::helper::door::{Door, PROOF_WITHIN};
+use crate::helper::events::{DRAIN_MESSAGES, EVENTS, TURN_MESSAGES, take_events};
 use crate::sys::process::{self};
 use crate::sys::resident;
 use crate::sys::socket::{self, Received};
-
-/// How many messages of one connection are read in a turn.
-const TURN_MESSAGES: usize = 256;
-/// How many are read when everything that was sent so far must be known. More than
-/// a socket buffer holds, so that only what is sent meanwhile can be left.
-const DRAIN_MESSAGES: usize = 4096;
-/// How many events one look at the kernel brings.
-const EVENTS: usize = 64;
 
 /// What an event is about; larger numbers are connections.
 const LISTENER: u64 = 0;
@@ -83,12 +77,8 @@ struct Server {
     /// Members that have sent something; `epoll` contains it while we wait for that.
     messages: OwnedFd,
     pace: Pace,
-    /// Where others connect; absent if no address could be bound.
-    listener: Option<OwnedFd>,
-    /// Whether the loop is told of new connections.
-    listening: bool,
-    /// Given up for a moment to refuse politely when descriptors run out.
-    spare: Option<OwnedFd>,
+    /// Where others connect; nowhere if no address could be bound.
+    door: Door,
     address: Token,
     cookie: Token,
     peers: BTreeMap<u64, Peer>,
@@ -107,9 +97,7 @@ impl Server {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             messages: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             pace: Pace::Waiting,
-            listener: None,
-            listening: false,
-            spare: connections::spare(),
+            door: Door::new(LISTENER),
             address: Token::default(),
             cookie: Token::default(),
             peers: BTreeMap::new(),
@@ -303,15 +291,4 @@ impl Server {
             _ => Err(Malformed),
         }
     }
-}
-
-/// What has happened by now; `events` is empty if nothing has.
-fn take_events(epoll: &OwnedFd, events: &mut Vec<epoll::Event>) {
-    events.clear();
-    let at_once = socket::timespec(Duration::ZERO);
-    let _ = epoll::wait(
-        epoll,
-        rustix::buffer::spare_capacity(events),
-        Some(&at_once),
-    );
 }

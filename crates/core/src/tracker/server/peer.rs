@@ -1,13 +1,7 @@
 //! A connection, and how far its owner has proved itself.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-
-/// How many connections may be unproven at a time; more wait in the kernel.
-pub(super) const UNPROVEN_MAX: usize = 16;
-
-/// How long a connection may stay unproven.
-pub(super) const PROOF_WITHIN: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 /// One connection.
 #[derive(Debug)]

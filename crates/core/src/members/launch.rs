@@ -1,0 +1,137 @@
+//! Starting the executable.
+//!
+//! It forks as soon as it runs, and the half that was our child ends: so it is collected here
+//! and now, and a program that waits for its children never meets the tracker.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::client::{Connection, Knock, Launched, await_ready, failed, knock, wait};
+use super::protocol::{self, Hello, Message, Status};
+use crate::error::{Error, Result};
+use crate::helper::start::{KILL, collect, is_shortage, words};
+use crate::sys::feature;
+use crate::sys::fork::{self, ForkGuarded};
+use crate::sys::process::{self, Ended, ProcessId};
+use crate::sys::socket;
+use crate::tracker::address::Token;
+
+/// What tells the executable which of the two trackers to be.
+pub const MODE: &str = "members";
+
+/// How often a lost race for the address is taken up again.
+const ROUNDS: usize = 4;
+
+/// Children that could not be collected in time (they were stopped): with the next one.
+/// Its lock is the one that no fork passes.
+static LEFT_OVER: ForkGuarded<Vec<ProcessId>> = ForkGuarded::new(Vec::new());
+
+/// What became of starting the executable.
+enum Start {
+    Up(Connection),
+    /// The family has a tracker.
+    AddressTaken,
+    /// It can never work.
+    Impossible(String),
+}
+
+/// See [`Connection::launch`].
+pub(super) fn launch(
+    executable: &Path,
+    family_fd: BorrowedFd<'_>,
+    id: [u64; 2],
+    cookie: Token,
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<Launched> {
+    fork::install();
+    if feature::is_disabled("tracker") {
+        let reason = format!("{} says so", feature::VARIABLE);
+        return Ok(Launched::Unavailable(reason));
+    }
+    for _ in 0..ROUNDS {
+        match knock(id, cookie, keep_going)? {
+            Knock::In(connection, _) => return Ok(Launched::Up(connection)),
+            Knock::Stranger => {
+                let reason = "its address is taken by a process that does not know us".to_owned();
+                return Ok(Launched::Unavailable(reason));
+            }
+            Knock::Nobody => {}
+        }
+        match start(executable, family_fd, id, cookie, keep_going)? {
+            Start::Up(connection) => return Ok(Launched::Up(connection)),
+            Start::Impossible(reason) => return Ok(Launched::Unavailable(reason)),
+            Start::AddressTaken => {}
+        }
+    }
+    Err(failed(Errno::ADDRINUSE))
+}
+
+fn start(
+    executable: &Path,
+    family_fd: BorrowedFd<'_>,
+    id: [u64; 2],
+    cookie: Token,
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<Start> {
+    let hello = Message::Hello(Hello {
+        serve: true,
+        version: protocol::VERSION,
+        family: id,
+        cookie,
+    });
+    let hello = hello.encode();
+    let mut held = LEFT_OVER.lock();
+    held.retain(|child| child.reap().is_none());
+    // No fork meanwhile: it would carry away the tracker's end of the socket.
+    let spawned = fork::spawning(&mut held, || -> io::Result<_> {
+        let (ours, theirs) = socket::pair()?;
+        // It finds the message when it first looks.
+        socket::send(ours.as_fd(), hello.as_bytes(), Some(family_fd))?;
+        let child = process::spawn(executable, &[MODE], theirs)?;
+        Ok((ours, child))
+    });
+    drop(held);
+    let (socket, child) = match spawned {
+        Ok(spawned) => spawned,
+        Err(error) => return cannot_start(&error),
+    };
+    let answer = await_ready(&socket, &mut wait(), keep_going);
+    // It ended as soon as it had forked; or it ends because of what happened.
+    let ended = collect(child);
+    if ended.is_none() {
+        LEFT_OVER.lock().push(child);
+    }
+    let Some((ready, _)) = answer? else {
+        return match ended {
+            // Somebody's doing, not the program's: another may live.
+            Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
+            // Its other half was killed before it could answer.
+            Some(Ended::Exited(0)) => Err(failed(Errno::PIPE)),
+            _ => Ok(Start::Impossible(format!(
+                "it ended before it was ready ({})",
+                words(ended)
+            ))),
+        };
+    };
+    Ok(match ready.status {
+        Status::In => Start::Up(Connection::new(socket, ready.pid)?),
+        Status::AddressTaken => Start::AddressTaken,
+        Status::Busy => return Err(failed(Errno::BUSY)),
+        Status::NoAddress => Start::Impossible("there are no abstract sockets here".to_owned()),
+        Status::Refused | Status::Version => Start::Impossible(
+            "it does not understand this program; is its executable of another version?".to_owned(),
+        ),
+    })
+}
+
+fn cannot_start(error: &io::Error) -> Result<Start> {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    // A limit on processes (EAGAIN) is as lasting as a sandbox: memory works without.
+    if is_shortage(errno) && errno != Errno::AGAIN {
+        return Err(Error::os("start the members tracker", "", errno));
+    }
+    Ok(Start::Impossible(crate::error::words(errno)))
+}

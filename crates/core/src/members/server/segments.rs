@@ -1,0 +1,181 @@
+//! The segments that were registered: their descriptors, and, when an owner has died, its
+//! work.
+//!
+//! Guarantees: the first registration of a segment stands; a pool whose owner is dead has its
+//! free blocks closed and their memory given back, and is let go when nothing of it is held;
+//! one that is no segment of this family, or a damaged one, is let go at once, and nothing
+//! else happens.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::fault::point;
+use crate::layout::{Participant, PoolHeader, SEGMENT_MAX_BYTES};
+use crate::members::protocol::SegmentId;
+use crate::pool::closer::Closer;
+use crate::pool::family::Family;
+use crate::pool::segment::PoolSegment;
+use crate::pool::tokens;
+use crate::sys::clock;
+use crate::sys::shm;
+
+/// How many segments are kept. Each costs a descriptor.
+const SEGMENTS_MAX: usize = 1 << 16;
+
+/// Orphaned pools are looked at so soon after something happened, and ever more rarely, up
+/// to once a second.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Segments {
+    kept: BTreeMap<SegmentId, Segment>,
+    look_at: Option<Instant>,
+    wait: Duration,
+    /// Tokens of dead senders expire after so many seconds.
+    in_flight_limit_s: u64,
+}
+
+struct Segment {
+    fd: OwnedFd,
+    /// Ours, since the owner died.
+    closer: Option<Closer>,
+}
+
+/// What has become of an orphan.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// Something of it is held.
+    Held,
+    /// Nothing is held, or nothing can be done with it.
+    Over,
+}
+
+impl Segments {
+    pub(super) fn new() -> Self {
+        Segments {
+            kept: BTreeMap::new(),
+            look_at: None,
+            wait: FIRST_LOOK,
+            in_flight_limit_s: tokens::in_flight_limit_s(),
+        }
+    }
+
+    /// Keeps a segment, if it may be one and is not known.
+    pub(super) fn register(&mut self, id: SegmentId, fd: Option<OwnedFd>) {
+        // Without a descriptor: it was lost on the way, for want of one.
+        if let Some(fd) = fd
+            && is_likely(&fd)
+            && self.kept.len() < SEGMENTS_MAX
+        {
+            self.kept.entry(id).or_insert(Segment { fd, closer: None });
+        }
+    }
+
+    pub(super) fn get(&self, id: SegmentId) -> Option<BorrowedFd<'_>> {
+        self.kept.get(&id).map(|segment| segment.fd.as_fd())
+    }
+
+    /// When orphans have to be looked at.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// The segments in which we free.
+    pub(super) fn orphans(&self) -> Vec<Arc<PoolSegment>> {
+        let closers = self.kept.values().filter_map(|kept| kept.closer.as_ref());
+        closers.map(|closer| Arc::clone(closer.segment())).collect()
+    }
+
+    /// We have another slot: what we closed has no closer any more.
+    pub(super) fn forget_orphans(&mut self) {
+        for kept in self.kept.values_mut() {
+            kept.closer = None;
+        }
+    }
+
+    /// Takes over from owners that are dead, and frees in their place.
+    pub(super) fn tend(&mut self, family: &Arc<Family>, me: Participant, news: bool, now: Instant) {
+        let is_orphan = |id: &SegmentId| !family.counts(id.owner);
+        let is_new = |(id, kept): (&SegmentId, &Segment)| kept.closer.is_none() && is_orphan(id);
+        let is_news = news || (self.look_at.is_none() && self.kept.iter().any(is_new));
+        if !is_news && self.look_at.is_none_or(|when| when > now) {
+            return;
+        }
+        let limit_s = self.in_flight_limit_s;
+        self.kept.retain(|id, kept| {
+            if !is_orphan(id) {
+                return true;
+            }
+            match kept.free(*id, family, me, limit_s) {
+                Ok(fate) => fate == Fate::Held,
+                // For want of memory or descriptors: tried again.
+                Err(Error::Os { .. }) => true,
+                // Its closer is another, who is not known to be dead yet; or we were taken
+                // for dead ourselves: tried again, from the beginning.
+                Err(Error::NotAllowed(_)) => {
+                    kept.closer = None;
+                    true
+                }
+                // Bytes that make no sense. Who maps it, has it; nobody else needs it.
+                Err(_) => false,
+            }
+        });
+        let is_any = self.kept.keys().any(is_orphan);
+        self.wait = match is_news {
+            true => FIRST_LOOK,
+            false => (self.wait * 2).min(LAST_LOOK),
+        };
+        self.look_at = is_any.then(|| now + self.wait);
+    }
+}
+
+impl Segment {
+    fn free(
+        &mut self,
+        id: SegmentId,
+        family: &Arc<Family>,
+        me: Participant,
+        limit_s: u64,
+    ) -> Result<Fate> {
+        let closer = match &mut self.closer {
+            Some(closer) => closer,
+            none => {
+                let segment = PoolSegment::attach(&self.fd, Arc::clone(family))?;
+                if segment.owner() != id.owner || segment.number() != id.number {
+                    return Err(Error::WrongSegment("it was registered as another"));
+                }
+                let closer = Closer::replace(Arc::new(segment), me)?;
+                point("orphan.replaced");
+                none.insert(closer)
+            }
+        };
+        let now_s = clock::monotonic_s();
+        closer.segment().expire_tokens_of_the_dead(now_s, limit_s)?;
+        let mut freed = Vec::new();
+        let collected = closer.collect(&mut freed);
+        point("orphan.collected");
+        for block in freed {
+            match closer.give_back(&[block], &self.fd) {
+                // Where the system does not take it back it goes with the segment.
+                Ok(_) | Err(Error::Os { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        collected?;
+        if closer.blocks_left()? > 0 {
+            return Ok(Fate::Held);
+        }
+        point("orphan.emptied");
+        Ok(Fate::Over)
+    }
+}
+
+/// Whether the file may be a segment, as far as that can be told without mapping it.
+fn is_likely(fd: &OwnedFd) -> bool {
+    let sizes = size_of::<PoolHeader>() as u64..=SEGMENT_MAX_BYTES;
+    shm::status(fd).is_ok_and(|file| file.is_regular && sizes.contains(&file.size_bytes))
+}
