@@ -85,10 +85,10 @@ def in_use():
 
 
 def name_of(a):
-    """The name of an array's memory; raises AssertionError where there is none."""
-    name = _core.array_name(a)
-    assert name is not None
-    return name
+    """The name of all of an array's memory; raises AssertionError where there is none."""
+    memory = _core.array_memory(a)
+    assert memory is not None
+    return _core.array_name(np.ndarray(len(memory), np.uint8, memory))
 
 
 def exists(name):

@@ -58,6 +58,10 @@ impl Hold {
         ensure_told(self.held.segment, keep_going)?;
         let mut handle = self.handle()?;
         let mut registry = lock();
+        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let family = local.family;
+        handle.hints.sender_pid = process::own_pid();
+        handle.hints.family_fd = registry.families[family].fd.number();
         let holder = registry.holder(self.held.segment)?;
         if holder.is_dropped(self.held.since) {
             return Err(Error::Dropped);
@@ -74,7 +78,8 @@ impl Hold {
         Ok((handle, sent))
     }
 
-    /// A handle that holds nothing: good while somebody holds the block.
+    /// A handle that holds nothing: good while somebody holds the block. It is the same
+    /// whoever makes it.
     ///
     /// # Errors
     ///
@@ -96,9 +101,8 @@ impl Hold {
             token: None,
             boot: Identity::boot()[0],
             hints: Hints {
-                sender_pid: process::own_pid(),
-                family_fd: member.fd.number(),
                 segment_fd,
+                ..Hints::default()
             },
         })
     }
