@@ -222,20 +222,20 @@ def test_quick_arguments_give_what_numpy_gives(shape, code):
             assert same(snp.zeros(shape, dtype, order), like)
 
 
-def test_recycled_memory_is_filled():
-    for nbytes in (1, 64, 1000, 1 << 16, (1 << 20) + 1, 5 << 20):
-        for zeros in (lambda: snp.zeros(nbytes, "u1"), lambda: snp.zeros([nbytes], ">u1"),
-                      lambda: snp.zeros_like(np.empty(nbytes, "u1")),
-                      lambda: snp.zeros((1, nbytes), dtype="V1", order="F"),
-                      lambda: snp.zeros((), "S{}".format(nbytes))):
-            dirty(nbytes)
-            assert not np.frombuffer(memoryview(zeros().base), "u1").any()
+@pytest.mark.parametrize("nbytes", [1, 64, 1000, 1 << 16, (1 << 20) + 1, 5 << 20])
+def test_recycled_memory_is_filled(nbytes):
+    for make in (lambda: snp.zeros(nbytes, "u1"), lambda: snp.zeros([nbytes], ">u1"),
+                 lambda: snp.zeros_like(np.empty(nbytes, "u1")),
+                 lambda: snp.zeros((1, nbytes), dtype="V1", order="F"),
+                 lambda: snp.zeros((), "S{}".format(nbytes))):
         dirty(nbytes)
-        assert (snp.ones(nbytes, "u1") == 1).all()
-        dirty(nbytes)
-        assert (snp.full(nbytes, 7, "u1") == 7).all()
-        dirty(nbytes)
-        assert (snp.full_like(np.empty(nbytes, "i1"), -1) == -1).all()
+        assert not np.frombuffer(memoryview(make().base), "u1").any()
+    dirty(nbytes)
+    assert (snp.ones(nbytes, "u1") == 1).all()
+    dirty(nbytes)
+    assert (snp.full(nbytes, 7, "u1") == 7).all()
+    dirty(nbytes)
+    assert (snp.full_like(np.empty(nbytes, "i1"), -1) == -1).all()
 
 
 class Three:

@@ -13,8 +13,11 @@ import sys
 __path__ = [os.path.abspath(entry) for entry in __path__]
 
 __all__ = [
+    "ForeignHandle",
     "Queue",
     "SharedNDArray",
+    "StaleHandle",
+    "TrackerUnavailable",
     "__version__",
     "array",
     "empty",
@@ -37,8 +40,11 @@ __all__ = [
 
 # Public name -> the submodule that defines it; None for a submodule itself.
 _HOME = {
+    "ForeignHandle": "_core",
     "Queue": "queue",
     "SharedNDArray": "array",
+    "StaleHandle": "_core",
+    "TrackerUnavailable": "_core",
     "__version__": "_core",
     "array": "array",
     "empty": "array",

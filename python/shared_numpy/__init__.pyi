@@ -4,7 +4,12 @@ from . import reduction as reduction
 from . import resource_tracker as resource_tracker
 from . import semaphore_tracker as semaphore_tracker
 from . import shared_memory as shared_memory
-from ._core import __version__ as __version__
+from ._core import (
+    ForeignHandle as ForeignHandle,
+    StaleHandle as StaleHandle,
+    TrackerUnavailable as TrackerUnavailable,
+    __version__ as __version__,
+)
 from ._install import install as install
 from ._install import uninstall as uninstall
 from .array import (
@@ -24,8 +29,11 @@ from .array import (
 from .queue import Queue as Queue
 
 __all__ = [
+    "ForeignHandle",
     "Queue",
     "SharedNDArray",
+    "StaleHandle",
+    "TrackerUnavailable",
     "__version__",
     "array",
     "empty",

@@ -307,9 +307,7 @@ fn array_maker<'py>(slow: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     for (slot, name) in NAMES.iter().zip(["shape", "dtype", "order"]) {
         slot.store(PyString::intern(py, name).into_ptr(), Ordering::Relaxed);
     }
-    maker
-        .slow
-        .store(slow.clone().into_ptr(), Ordering::Relaxed);
+    maker.slow.store(slow.clone().into_ptr(), Ordering::Relaxed);
     // The function keeps a pointer to its definition: it lives as long as the process.
     let definition: &'static mut ffi::PyMethodDef = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: maker.name.as_ptr(),
@@ -322,8 +320,7 @@ fn array_maker<'py>(slow: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let module = slow.getattr("__module__")?;
     // SAFETY: the definition is well formed and lives; no self; the function takes a
     // reference to the module's name of its own.
-    let function =
-        unsafe { ffi::PyCFunction_NewEx(definition, ptr::null_mut(), module.as_ptr()) };
+    let function = unsafe { ffi::PyCFunction_NewEx(definition, ptr::null_mut(), module.as_ptr()) };
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, function) }
 }
