@@ -5,6 +5,7 @@ import gc
 import inspect
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -222,20 +223,20 @@ def test_quick_arguments_give_what_numpy_gives(shape, code):
             assert same(snp.zeros(shape, dtype, order), like)
 
 
-def test_recycled_memory_is_filled():
-    for nbytes in (1, 64, 1000, 1 << 16, (1 << 20) + 1, 5 << 20):
-        for zeros in (lambda: snp.zeros(nbytes, "u1"), lambda: snp.zeros([nbytes], ">u1"),
-                      lambda: snp.zeros_like(np.empty(nbytes, "u1")),
-                      lambda: snp.zeros((1, nbytes), dtype="V1", order="F"),
-                      lambda: snp.zeros((), "S{}".format(nbytes))):
-            dirty(nbytes)
-            assert not np.frombuffer(memoryview(zeros().base), "u1").any()
+@pytest.mark.parametrize("nbytes", [1, 64, 1000, 1 << 16, (1 << 20) + 1, 5 << 20])
+def test_recycled_memory_is_filled(nbytes):
+    for make in (lambda: snp.zeros(nbytes, "u1"), lambda: snp.zeros([nbytes], ">u1"),
+                 lambda: snp.zeros_like(np.empty(nbytes, "u1")),
+                 lambda: snp.zeros((1, nbytes), dtype="V1", order="F"),
+                 lambda: snp.zeros((), "S{}".format(nbytes))):
         dirty(nbytes)
-        assert (snp.ones(nbytes, "u1") == 1).all()
-        dirty(nbytes)
-        assert (snp.full(nbytes, 7, "u1") == 7).all()
-        dirty(nbytes)
-        assert (snp.full_like(np.empty(nbytes, "i1"), -1) == -1).all()
+        assert not np.frombuffer(memoryview(make().base), "u1").any()
+    dirty(nbytes)
+    assert (snp.ones(nbytes, "u1") == 1).all()
+    dirty(nbytes)
+    assert (snp.full(nbytes, 7, "u1") == 7).all()
+    dirty(nbytes)
+    assert (snp.full_like(np.empty(nbytes, "i1"), -1) == -1).all()
 
 
 class Three:
@@ -271,6 +272,9 @@ def test_makers_are_called_as_python_functions_are():
                 ((1, "u1"), {"dtype": "u1"}), ((1,), {"like": None}), ((1,), {"device": "cpu"})]:
             with pytest.raises(TypeError, match="argument"):
                 maker(*arguments, **keywords)
+        made = maker(**{"".join(["dt", "ype"]): "u1", "".join(["sh", "ape"]): (2, 3)})  # not interned
+        assert (made.shape, made.dtype, type(made)) == ((2, 3), "u1", snp.SharedNDArray)
+        assert maker(2, order="F", dtype=np.int16).dtype == "i2"
 
 
 def test_makers_wear_out_no_object():
@@ -722,6 +726,56 @@ def test_many_arrays_need_no_descriptors():
     arrays = [snp.array([number]) for number in range(500)]
     assert len(os.listdir("/proc/self/fd")) <= before + 4
     assert [a[0] for a in arrays] == list(range(500))
+
+
+def test_a_signals_handler_that_raises_ends_the_making_of_an_array():
+    class Enough(Exception):
+        pass
+
+    def handler(_number, _frame):
+        raise Enough
+
+    _core.trim()
+    before = _core.stats()
+    former = signal.signal(signal.SIGALRM, handler)
+    try:
+        for maker in (snp.empty, snp.zeros):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            made = []
+            with pytest.raises(Enough):
+                # Takes ten times as long as that, since nothing is recycled. All of it in C:
+                # a handler that is run after it, and not meanwhile, finds something made.
+                made.extend(map(maker, [1 << 29], ["u1"]))
+            assert not made
+            _core.trim()
+            after = _core.stats()
+            assert after["in_use_bytes"] == before["in_use_bytes"]
+            assert after["committed_bytes"] - before["committed_bytes"] < 1 << 22
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert snp.zeros(10).tolist() == [0] * 10
+
+
+def test_a_numpy_of_unknown_kind_is_slower_and_gives_the_same():
+    code = """
+        import warnings
+        import numpy as np
+        try:
+            import numpy._core.multiarray as multiarray
+        except ImportError:
+            import numpy.core.multiarray as multiarray
+        multiarray._ARRAY_API = object()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import shared_numpy as snp
+            for make in (snp.empty, snp.zeros, snp.ndarray):
+                a = make((2, 3), np.uint8, order="F")
+                assert type(a) is snp.SharedNDArray and type(a + 1) is np.ndarray
+                assert a.shape == (2, 3) and a.dtype == "u1" and a.flags.f_contiguous
+        assert "made slowly" in " ".join(str(warning.message) for warning in caught)
+    """
+    subprocess.check_call([sys.executable, "-c", textwrap.dedent(code)])
 
 
 def test_numpy_missing_is_a_clear_error():

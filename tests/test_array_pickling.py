@@ -4,7 +4,6 @@ import concurrent.futures
 import copy
 import gc
 import multiprocessing
-import os
 import pickle
 import random
 import subprocess
@@ -319,6 +318,13 @@ def test_other_bad_handles_are_refused(made):
     with pytest.raises(TypeError):
         _core.array_open(None, 8)
     assert _core.array_open("/snp_" + good.hex(), 8)[2] == (10,)
+
+
+def test_errors_of_handles_travel():
+    for kind in (snp.StaleHandle, snp.ForeignHandle, snp.TrackerUnavailable):
+        error = pickle.loads(pickle.dumps(kind("why")))
+        assert type(error) is kind and error.args == ("why",)
+    assert issubclass(snp.StaleHandle, LookupError) and issubclass(snp.ForeignHandle, LookupError)
 
 
 def test_handles_of_other_versions_say_so(made):

@@ -5,7 +5,12 @@ from . import reduction as reduction
 from . import resource_tracker as resource_tracker
 from . import semaphore_tracker as semaphore_tracker
 from . import shared_memory as shared_memory
-from ._core import __version__ as __version__
+from ._core import (
+    ForeignHandle as ForeignHandle,
+    StaleHandle as StaleHandle,
+    TrackerUnavailable as TrackerUnavailable,
+    __version__ as __version__,
+)
 from ._install import install as install
 from ._install import uninstall as uninstall
 from .array import (
@@ -22,16 +27,26 @@ from .array import (
     zeros as zeros,
     zeros_like as zeros_like,
 )
+from .memory import ForeignHandle as ForeignHandle
+from .memory import StaleHandle as StaleHandle
+from .memory import TrackerUnavailable as TrackerUnavailable
+from .memory import drop_inherited as drop_inherited
+from .memory import stats as stats
+from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
 from .queue import Queue as Queue
 
 __all__ = [
+    "ForeignHandle",
     "Queue",
     "SharedNDArray",
+    "StaleHandle",
+    "TrackerUnavailable",
     "__version__",
     "array",
     "attach",
+    "drop_inherited",
     "empty",
     "empty_like",
     "from_array",
@@ -45,6 +60,8 @@ __all__ = [
     "resource_tracker",
     "semaphore_tracker",
     "shared_memory",
+    "stats",
+    "trim",
     "uninstall",
     "unlink",
     "zeros",

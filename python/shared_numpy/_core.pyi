@@ -3,7 +3,7 @@
 Names are given with or without their leading slash, as text or as bytes; an identity is the pair (device, inode) of a file,
 (0, 0) where it is not known; sizes and offsets are in bytes.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -11,19 +11,30 @@ import numpy as np
 from typing_extensions import Literal, Never, TypeAlias, disjoint_base, final
 
 __all__ = [
-    "ArraySegment",
     "Exporter",
+    "ForeignHandle",
     "ListBase",
     "NamedArray",
+    "Sent",
+    "StaleHandle",
     "Tracker",
+    "TrackerUnavailable",
+    "UnknownFamily",
     "__version__",
-    "array_attach",
-    "array_create",
-    "array_place",
+    "array_is_dropped",
+    "array_maker",
+    "array_memory",
+    "array_name",
+    "array_open",
     "array_prepare",
-    "array_segment",
+    "array_send",
     "array_type",
     "array_unwrap",
+    "block_create",
+    "configure_family",
+    "drop_inherited",
+    "family_address",
+    "join_family",
     "list_code",
     "list_fill",
     "list_format",
@@ -44,10 +55,15 @@ __all__ = [
     "segment_unlink",
     "shm_open",
     "shm_unlink",
+    "stats",
     "tracker",
+    "trim",
 ]
 
 _T = TypeVar("_T")
+_MakerT = TypeVar("_MakerT", bound=Callable[..., Any])
+# A family as Python has it: 16 bytes of identity, 16 bytes that its members prove themselves with.
+_Address: TypeAlias = tuple[bytes, bytes]
 _Name: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 _Identity: TypeAlias = tuple[int, int]
 # What a call learned about the tracker; the reason is given with "unavailable".
@@ -59,7 +75,7 @@ __version__: str
 
 @final
 class Exporter:
-    """Mapped shared memory as a buffer; unmapped when this object and all views of it are gone.
+    """Shared memory as a buffer; let go when this object and all views of it are gone.
 
     It cannot be made from Python.
     """
@@ -73,7 +89,7 @@ class Exporter:
         """Nothing to do: the memory has no file on a disk."""
 
     def close(self) -> None:
-        """Nothing to do: the memory is unmapped with its last view."""
+        """Nothing to do: the memory is let go with its last view."""
 
 # --- Named segments ---
 
@@ -131,43 +147,48 @@ def list_parts(base: ListBase) -> tuple[int, int, int]:
 
 # --- The memory of arrays ---
 
+class StaleHandle(LookupError):
+    """The memory that a handle names was given back before the handle arrived."""
+
+class ForeignHandle(LookupError):
+    """A handle of a program, or of a machine, that this process does not belong to."""
+
+class UnknownFamily(ForeignHandle):
+    """A handle of a program that this process does not belong to yet: `join_family`, and open it again."""
+
+class TrackerUnavailable(RuntimeError):
+    """The tracker, without which this cannot be done, cannot be started or reached."""
+
+def block_create(nbytes: int, zeroed: bool) -> Exporter:
+    """Memory of `nbytes` bytes: zero, or what its last user left. MemoryError, OSError."""
+
+def array_maker(slow: _MakerT) -> _MakerT:
+    """The function in C that stands for `slow`, which is called for arguments that are not plain; by its name."""
+
 @final
-class ArraySegment:
-    """The segment behind an array. It cannot be made from Python."""
-
-    @property
-    def name(self) -> str:
-        """The name, with its slash."""
-
-    @property
-    def identity(self) -> _Identity: ...
-    @property
-    def nbytes(self) -> int:
-        """The size of the array."""
-
-    def publish(self) -> bool:
-        """Notes that the name is given away; False when the name is gone."""
+class Sent:
+    """That a handle was made. It cannot be made from Python."""
 
     def withdraw(self) -> None:
-        """Takes back one `publish`: that handle reached nobody."""
+        """Declares that the handle reached nobody and never will; nothing happens if it has."""
 
-    def unlink(self) -> bool:
-        """Removes the name; False when that was done before. The tracker is the caller's to tell."""
+def array_send(array: np.ndarray[Any, Any]) -> tuple[bytes, Sent] | None:
+    """A handle of an array, which holds its memory until it is received; None when that is not a block's."""
 
-    def exporter(self) -> Exporter:
-        """The array's bytes as a buffer that keeps the memory, but not this object."""
+def array_is_dropped(array: np.ndarray[Any, Any]) -> bool:
+    """Whether an array lies in memory that `drop_inherited` has let go of."""
 
-def array_create(name: _Name, nbytes: int) -> Exporter:
-    """Creates the memory of an array, all zero. FileExistsError, ENOSPC."""
+def array_name(array: np.ndarray[Any, Any]) -> str | None:
+    """A name for the whole memory of an array, a row of bytes; it holds nothing. None when that is not a block's."""
 
-def array_attach(name: _Name, offset: int, axes: list[tuple[int, int]], itemsize: int) -> Exporter:
-    """Opens the memory of an array for a view with these (length, stride) of axes. ValueError if it would lie outside."""
+def array_memory(array: np.ndarray[Any, Any]) -> Exporter | None:
+    """The memory of an array; None when that is not a block's."""
 
-def array_segment(array: np.ndarray[Any, Any]) -> ArraySegment | None:
-    """The segment of an array; None when its memory is not shared."""
+def array_open(handle: bytes | str, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:
+    """What a handle or a name leads to: memory, and offset, shape and strides of a view inside it.
 
-def array_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[ArraySegment, int] | None:
-    """The segment of an array and the offset of its element at index 0; None when its memory is not shared."""
+    StaleHandle, ForeignHandle, UnknownFamily, TrackerUnavailable; ValueError for bytes that make no sense.
+    """
 
 def array_type(ndarray: type[np.ndarray[Any, Any]]) -> Any:
     """The type `SharedNDArray`, without its Python methods; the same one at each call."""
@@ -233,6 +254,26 @@ def named_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[NamedArray,
 
 def named_unlink(name: _Name, owner: int | None) -> _Identity:
     """Removes the name of a named array. ValueError for another segment."""
+
+# --- Families ---
+
+def configure_family(executable: _Name, cookie: bytes, hint: _Address | None = None) -> None:
+    """Says how to start a tracker, what relatives prove themselves with, and where a family may be to be at home in."""
+
+def family_address() -> _Address | None:
+    """Where children that are not forked find this process's family; None before its tracker was started."""
+
+def join_family(handle: bytes | str, cookie: bytes) -> None:
+    """Becomes a guest in the family of a handle or a name. ForeignHandle when it cannot be reached."""
+
+def stats() -> dict[str, Any]:
+    """What this process has and owns: figures, sizes in bytes, and under "by_holder" who holds its memory."""
+
+def trim(in_flight: bool = False) -> int:
+    """Gives free memory back to the system, with `in_flight` what was sent and not received, too; how many bytes."""
+
+def drop_inherited() -> int:
+    """Lets go of what this process holds because its parent did when it was forked; how many blocks."""
 
 # --- What `_posixshmem` offers ---
 

@@ -122,9 +122,7 @@ fn outside(error: Error) -> PyErr {
 /// A handle of `array`, which holds its memory until somebody receives it, and what takes
 /// that back; None when its memory is not a block's.
 #[pyfunction]
-fn array_send<'py>(
-    array: &Bound<'py, PyAny>,
-) -> PyResult<Option<(Bound<'py, PyBytes>, PySent)>> {
+fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, PySent)>> {
     let py = array.py();
     let Some(placed) = place(array)? else {
         return Ok(None);

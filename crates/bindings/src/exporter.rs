@@ -351,13 +351,12 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     if let Some(ty) = unsafe { Bound::from_borrowed_ptr_or_opt(py, made) } {
         return m.add("Exporter", ty); // imported again: there are objects of this type
     }
-    let method =
-        |name: &'static CStr, doc: &'static CStr, call| ffi::PyMethodDef {
-            ml_name: name.as_ptr(),
-            ml_meth: ffi::PyMethodDefPointer { PyCFunction: call },
-            ml_flags: ffi::METH_NOARGS,
-            ml_doc: doc.as_ptr(),
-        };
+    let method = |name: &'static CStr, doc: &'static CStr, call| ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: call },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    };
     // The type keeps a pointer to its methods: they live as long as the process.
     let methods: &'static mut [ffi::PyMethodDef] = Box::leak(Box::new([
         method(c"size", c"The size in bytes.", size),

@@ -135,7 +135,9 @@ fn take(bytes: &mut &[u8]) -> Result<u64> {
             return Ok(number);
         }
     }
-    Err(Error::Damaged("a handle of an array with a number too large"))
+    Err(Error::Damaged(
+        "a handle of an array with a number too large",
+    ))
 }
 
 fn fold(number: i64) -> u64 {

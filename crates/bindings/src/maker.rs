@@ -5,12 +5,16 @@
 //! numbers, 'C' or 'F') take no Python code, everything else is handed to that
 //! function with its arguments untouched, so that errors are NumPy's and its own.
 //!
+//! On 3.7 and newer arguments come as CPython has them at hand (`METH_FASTCALL`, whose
+//! form has not changed since; the stable ABI names it from 3.10 on), on 3.6, where it was
+//! another, as a tuple and a dictionary.
+//!
 //! An array is made as an ordinary one over a block's exporter and then becomes a
 //! `SharedNDArray` ([`ndarray::adopt`]): NumPy calls no hook for it.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -18,7 +22,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::exceptions::{PySystemError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::block;
 use crate::gil;
@@ -30,7 +34,8 @@ struct Maker {
     name: &'static CStr,
     signature: &'static str,
     is_zeroed: bool,
-    call: ffi::PyCFunctionWithKeywords,
+    call: FastCall,
+    call_36: ffi::PyCFunctionWithKeywords,
     /// The Python function; null before [`array_maker`]. Written with the GIL held.
     slow: AtomicPtr<ffi::PyObject>,
 }
@@ -41,6 +46,7 @@ static MAKERS: [Maker; 3] = [
         signature: "(shape, dtype=None, order='C')",
         is_zeroed: false,
         call: make::<0>,
+        call_36: make_36::<0>,
         slow: AtomicPtr::new(ptr::null_mut()),
     },
     Maker {
@@ -48,6 +54,7 @@ static MAKERS: [Maker; 3] = [
         signature: "(shape, dtype=None, order='C')",
         is_zeroed: true,
         call: make::<1>,
+        call_36: make_36::<1>,
         slow: AtomicPtr::new(ptr::null_mut()),
     },
     Maker {
@@ -55,6 +62,7 @@ static MAKERS: [Maker; 3] = [
         signature: "(shape, dtype=None, order=None)",
         is_zeroed: false,
         call: make::<2>,
+        call_36: make_36::<2>,
         slow: AtomicPtr::new(ptr::null_mut()),
     },
 ];
@@ -62,24 +70,95 @@ static MAKERS: [Maker; 3] = [
 /// The names of the arguments, interned once; null before.
 static NAMES: [AtomicPtr<ffi::PyObject>; 3] = [const { AtomicPtr::new(ptr::null_mut()) }; 3];
 
+/// A function that is given its arguments one after the other, those by keyword last, how
+/// many there are by position, and the keywords as a tuple or null.
+type FastCall = unsafe extern "C" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    ffi::Py_ssize_t,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+const METH_FASTCALL: c_int = 0x0080;
+
+/// # Safety
+///
+/// - Called by CPython only, as [`FastCall`] says, with the GIL held.
+unsafe extern "C" fn make<const WHICH: usize>(
+    _module: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    by_position: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let by_keyword = if keywords.is_null() {
+        0
+    } else {
+        // SAFETY: a tuple.
+        unsafe { ffi::PyTuple_Size(keywords) as usize }
+    };
+    let given: &[*mut ffi::PyObject] = if args.is_null() {
+        &[]
+    } else {
+        // SAFETY: so many arguments lie there until this function is done.
+        unsafe { std::slice::from_raw_parts(args, by_position as usize + by_keyword) }
+    };
+    let (given, with_name) = given.split_at(given.len() - by_keyword);
+    // SAFETY: live arguments, and a tuple of their names.
+    let sorted = unsafe { sort_out(given, with_name, keywords) };
+    // SAFETY: CPython calls with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: null or live arguments.
+    unsafe {
+        guarded::<WHICH>(py, sorted, |slow| {
+            as_given(slow, given, with_name, keywords)
+        })
+    }
+}
+
 /// # Safety
 ///
 /// - Called by CPython only, with a tuple, a dictionary or null, and the GIL held.
-unsafe extern "C" fn make<const WHICH: usize>(
+unsafe extern "C" fn make_36<const WHICH: usize>(
     _module: *mut ffi::PyObject,
     args: *mut ffi::PyObject,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let maker = &MAKERS[WHICH];
+    // SAFETY: a tuple, and a dictionary or null.
+    let sorted = unsafe { sort_out_36(args, keywords) };
     // SAFETY: CPython calls with the GIL held.
     let py = unsafe { Python::assume_attached() };
+    let slowly = |slow: &Bound<'_, PyAny>| {
+        // SAFETY: a tuple, and a dictionary or null.
+        unsafe { gil::call_with(slow, args, keywords) }.map(Bound::into_ptr)
+    };
+    // SAFETY: null or live arguments.
+    unsafe { guarded::<WHICH>(py, sorted, slowly) }
+}
+
+/// The array that was asked for, made quickly if that can be, else by `slowly`, which calls
+/// the function it is given; null with an exception set.
+///
+/// # Safety
+///
+/// - `sorted` are null or live objects.
+unsafe fn guarded<const WHICH: usize>(
+    py: Python<'_>,
+    sorted: Option<[*mut ffi::PyObject; 3]>,
+    slowly: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<*mut ffi::PyObject>,
+) -> *mut ffi::PyObject {
+    let maker = &MAKERS[WHICH];
     let work = || {
-        // SAFETY: the caller's promises.
-        match unsafe { quickly(py, args, keywords, maker.is_zeroed) }? {
-            Some(array) => Ok(array),
-            // SAFETY: the caller's promises.
-            None => unsafe { slowly(py, maker, args, keywords) },
+        if let Some(sorted) = sorted
+            // SAFETY: the caller's promise.
+            && let Some(array) = unsafe { quickly(py, sorted, maker.is_zeroed) }?
+        {
+            return Ok(array);
         }
+        let slow = maker.slow.load(Ordering::Relaxed);
+        // SAFETY: set before the function that leads here was made, and never given back;
+        // null after the interpreter's end, when nobody calls.
+        let slow = unsafe { Bound::from_borrowed_ptr_or_opt(py, slow) };
+        slowly(&slow.ok_or_else(|| PySystemError::new_err("called after the end"))?)
     };
     let error = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(array)) => return array,
@@ -90,44 +169,43 @@ unsafe extern "C" fn make<const WHICH: usize>(
     ptr::null_mut()
 }
 
-/// # Safety
-///
-/// - As for [`make`].
+/// Calls `slow` with arguments as [`FastCall`] has them.
 #[cold]
-unsafe fn slowly(
-    py: Python<'_>,
-    maker: &Maker,
-    args: *mut ffi::PyObject,
-    keywords: *mut ffi::PyObject,
+fn as_given(
+    slow: &Bound<'_, PyAny>,
+    given: &[*mut ffi::PyObject],
+    with_name: &[*mut ffi::PyObject],
+    names: *mut ffi::PyObject,
 ) -> PyResult<*mut ffi::PyObject> {
-    let slow = maker.slow.load(Ordering::Relaxed);
-    // SAFETY: set before the function that leads here was made, and never given back;
-    // null after the interpreter's end, when nobody calls.
-    let slow = unsafe { Bound::from_borrowed_ptr_or_opt(py, slow) };
-    let slow = slow.ok_or_else(|| PySystemError::new_err("called after the end"))?;
-    // SAFETY: the caller's promises.
-    unsafe { gil::call_with(&slow, args, keywords) }.map(Bound::into_ptr)
+    let py = slow.py();
+    // SAFETY: the arguments of a call, alive until it is done.
+    let alive = |&object: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, object) };
+    let args = PyTuple::new(py, given.iter().map(alive))?;
+    let keywords = PyDict::new(py);
+    // SAFETY: null or the tuple of names, alive as well.
+    if let Some(names) = unsafe { Bound::from_borrowed_ptr_or_opt(py, names) } {
+        for (name, value) in names.cast::<PyTuple>()?.iter().zip(with_name) {
+            keywords.set_item(name, alive(value))?;
+        }
+    }
+    // SAFETY: a tuple and a dictionary.
+    unsafe { gil::call_with(slow, args.as_ptr(), keywords.as_ptr()) }.map(Bound::into_ptr)
 }
 
 /// The array, or `None` for arguments that are not plain.
 ///
 /// # Safety
 ///
-/// - As for [`make`].
+/// - The arguments, shape, dtype and order, are live objects; the last two may be null.
 unsafe fn quickly(
     py: Python<'_>,
-    args: *mut ffi::PyObject,
-    keywords: *mut ffi::PyObject,
+    [shape, dtype, order]: [*mut ffi::PyObject; 3],
     is_zeroed: bool,
 ) -> PyResult<Option<*mut ffi::PyObject>> {
     let Some(api) = numpy::api(py) else {
         return Ok(None);
     };
-    // SAFETY: the caller's promises.
-    let Some([shape, dtype, order]) = (unsafe { sort_out(args, keywords) }) else {
-        return Ok(None);
-    };
-    // SAFETY: null, or kept alive by `args` and `keywords`; so below.
+    // SAFETY: the caller's promises, here and below.
     let Some(is_fortran) = (unsafe { is_fortran(py, order) }) else {
         return Ok(None);
     };
@@ -159,23 +237,48 @@ unsafe fn quickly(
     Ok(Some(array))
 }
 
-/// The arguments by position: shape, dtype, order; null where not given.
+/// The arguments by position: shape, dtype, order; null where not given. `None` for those
+/// that the function in Python shall refuse.
 ///
 /// # Safety
 ///
-/// - As for [`make`].
+/// - `names` is a tuple of as many names as there are in `with_name`.
 #[inline]
 unsafe fn sort_out(
+    given: &[*mut ffi::PyObject],
+    with_name: &[*mut ffi::PyObject],
+    names: *mut ffi::PyObject,
+) -> Option<[*mut ffi::PyObject; 3]> {
+    let mut sorted = [ptr::null_mut(); 3];
+    sorted.get_mut(..given.len())?.copy_from_slice(given);
+    for (at, &value) in with_name.iter().enumerate() {
+        // SAFETY: a tuple that has this item.
+        let name = unsafe { ffi::PyTuple_GetItem(names, at as ffi::Py_ssize_t) };
+        // Names in a program's text are interned; others take the slow way.
+        let place = NAMES
+            .iter()
+            .position(|known| known.load(Ordering::Relaxed) == name)?;
+        if !sorted[place].is_null() {
+            return None; // given twice
+        }
+        sorted[place] = value;
+    }
+    (!sorted[0].is_null()).then_some(sorted)
+}
+
+/// The same, from a tuple and a dictionary.
+///
+/// # Safety
+///
+/// - `args` is a tuple, `keywords` a dictionary or null.
+unsafe fn sort_out_36(
     args: *mut ffi::PyObject,
     keywords: *mut ffi::PyObject,
 ) -> Option<[*mut ffi::PyObject; 3]> {
     let mut sorted = [ptr::null_mut(); 3];
     // SAFETY: a tuple.
     let given = unsafe { ffi::PyTuple_Size(args) } as usize;
-    if given > sorted.len() {
-        return None;
-    }
-    for (at, slot) in sorted.iter_mut().take(given).enumerate() {
+    for (at, slot) in sorted.get_mut(..given)?.iter_mut().enumerate() {
         // SAFETY: a tuple that has this item.
         *slot = unsafe { ffi::PyTuple_GetItem(args, at as ffi::Py_ssize_t) };
     }
@@ -307,23 +410,28 @@ fn array_maker<'py>(slow: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     for (slot, name) in NAMES.iter().zip(["shape", "dtype", "order"]) {
         slot.store(PyString::intern(py, name).into_ptr(), Ordering::Relaxed);
     }
-    maker
-        .slow
-        .store(slow.clone().into_ptr(), Ordering::Relaxed);
+    maker.slow.store(slow.clone().into_ptr(), Ordering::Relaxed);
+    let (call, flag) = if py.version_info() < (3, 7) {
+        (maker.call_36, ffi::METH_VARARGS)
+    } else {
+        // SAFETY: nobody calls it as this type: by its flag CPython knows what it is.
+        let call =
+            unsafe { std::mem::transmute::<FastCall, ffi::PyCFunctionWithKeywords>(maker.call) };
+        (call, METH_FASTCALL)
+    };
     // The function keeps a pointer to its definition: it lives as long as the process.
     let definition: &'static mut ffi::PyMethodDef = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: maker.name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer {
-            PyCFunctionWithKeywords: maker.call,
+            PyCFunctionWithKeywords: call,
         },
-        ml_flags: ffi::METH_VARARGS | ffi::METH_KEYWORDS,
+        ml_flags: flag | ffi::METH_KEYWORDS,
         ml_doc: CString::new(doc)?.into_raw(),
     }));
     let module = slow.getattr("__module__")?;
     // SAFETY: the definition is well formed and lives; no self; the function takes a
     // reference to the module's name of its own.
-    let function =
-        unsafe { ffi::PyCFunction_NewEx(definition, ptr::null_mut(), module.as_ptr()) };
+    let function = unsafe { ffi::PyCFunction_NewEx(definition, ptr::null_mut(), module.as_ptr()) };
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, function) }
 }

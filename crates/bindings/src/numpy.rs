@@ -117,9 +117,10 @@ pub(crate) fn load(ndarray: &Bound<'_, PyAny>) -> PyResult<()> {
         return Err(PyErr::fetch(py));
     }
     let entry = |place: usize| {
+        let entry = table.cast::<*mut c_void>().wrapping_add(place);
         // SAFETY: the table is longer than the highest place since NumPy 1.7, and lives
         // as long as NumPy, which is never unloaded.
-        unsafe { table.cast::<*mut c_void>().add(place).read() }
+        unsafe { entry.read() }
     };
     // SAFETY: the function at this place, whatever the version.
     let abi_version: unsafe extern "C" fn() -> c_uint =
@@ -136,8 +137,10 @@ pub(crate) fn load(ndarray: &Bound<'_, PyAny>) -> PyResult<()> {
     let descr_from_type: DescrFromType =
         unsafe { std::mem::transmute(entry(PLACE_DESCR_FROM_TYPE)) };
     let dtype_of = |number| -> PyResult<(Bound<'_, PyAny>, Dtype)> {
-        // SAFETY: the GIL is held; a number that NumPy knows, or an exception.
-        let descr = unsafe { Bound::from_owned_ptr_or_err(py, descr_from_type(number)) }?;
+        // SAFETY: the GIL is held; a number that NumPy knows.
+        let descr = unsafe { descr_from_type(number) };
+        // SAFETY: a new reference, or null with an exception set.
+        let descr = unsafe { Bound::from_owned_ptr_or_err(py, descr) }?;
         let item_bytes = descr.getattr("itemsize")?.extract()?;
         // Builtin dtypes are never freed.
         let dtype = Dtype {

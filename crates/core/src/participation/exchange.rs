@@ -5,6 +5,8 @@
 //! - Before a handle leaves, its block is held by a token and the tracker has its segment,
 //!   or has been told so: the message is on its way before the handle is (rule P3).
 //! - Receiving never waits for the sender, and for a tracker five seconds at most.
+//! - Before anything is waited for `keep_going` is asked: who must not wait says no, is told
+//!   [`Error::Interrupted`], and comes again when it may.
 //! - What was received was checked: that the segment is the one meant, that the block has
 //!   the generation meant.
 
@@ -174,6 +176,9 @@ fn fetch(family: usize, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -
         let Some(connection) = connection(family, false, keep_going)? else {
             break;
         };
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
         match connection.fetch(handle.owner, handle.number, keep_going)? {
             Fetched::Fd(fd) => return Ok(fd),
             Fetched::Unknown => break,
@@ -289,6 +294,9 @@ fn connection(
         .and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
     registry.untell(family);
     drop(registry);
+    if !keep_going() {
+        return Err(Error::Interrupted);
+    }
     let made = match Connection::connect(id, cookie, keep_going)? {
         Some((connection, _family_fd)) => connection,
         None if !may_launch => return Ok(None),

@@ -31,6 +31,9 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
     let options = registry.options.clone().unwrap_or_default();
     drop(registry);
     if let Some((id, cookie)) = options.hint {
+        if !keep_going() {
+            return Err(Error::Interrupted);
+        }
         match Connection::connect(id, cookie, keep_going) {
             Ok(Some((connection, fd))) => {
                 let family = Family::attach(&fd)?;
