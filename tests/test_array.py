@@ -596,7 +596,7 @@ def test_shm_is_the_memory():
     a = snp.array(np.arange(4, dtype="u1"))
     shm = a.shm
     assert isinstance(shm, SharedMemory)
-    assert shm.name and "/" not in shm.name and a[1:].shm.name == shm.name
+    assert shm.name and "/" not in shm.name and a.shm.name == shm.name
     assert shm.size == 4 and bytes(shm.buf) == b"\0\1\2\3"
     shm.buf[0] = 9
     assert a[0] == 9
@@ -610,7 +610,25 @@ def test_shm_is_the_memory():
         pass
     assert shm.buf is None
     again.close()
-    assert not exists(shm.name)
+    with pytest.raises(snp.StaleHandle):
+        snp.attach(shm.name)
+
+
+def test_a_name_leads_to_a_view():
+    a = snp.array(np.arange(12, dtype=[("x", ">i4"), ("y", "f8")][0][1]).reshape(3, 4))
+    for view in (a, a[1:, ::2], a.T, a[2, 1, None, None], a[:0]):
+        opened = snp.attach(view.shm.name)
+        assert type(opened) is snp.SharedNDArray and opened.dtype == view.dtype
+        assert same(opened, view) and opened.strides == view.strides
+        if view.size:
+            opened[...] = 7
+            assert (view == 7).all()
+    opened = snp.attach("/" + a.shm.name, readonly=True)
+    with pytest.raises(ValueError, match="read-only"):
+        opened[0, 0] = 1
+    for bad in ("snp_", "snp_00.zz", a.shm.name[:-3] + "!", a.shm.name[:40], "snp_" + "0" * 400):
+        with pytest.raises((ValueError, LookupError)):
+            snp.attach(bad)
 
 
 def test_a_name_holds_nothing():
@@ -618,7 +636,7 @@ def test_a_name_holds_nothing():
     name = a.shm.name
     del a
     with pytest.raises(LookupError, match="given back"):
-        _core.array_open(name, 1)
+        snp.attach(name)
 
 
 def test_private_memory_has_no_name():

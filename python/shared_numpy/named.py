@@ -124,10 +124,12 @@ def open_name(name):
     """
     handle, _, text = _bare(name).partition(".")
     try:
-        text = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except ValueError:
-        text = b""
-    dtype = _read_dtype(name, text)
+        told = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii"))
+        dtype = _parse_dtype(told, 0)
+        _arrays()._refuse_pointers(dtype)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise ValueError("{!r} is not the name of an array: take what a.shm.name says, all of "
+                         "it".format(name)) from None
     return _family.open_array(handle, dtype.itemsize) + (dtype,)
 
 

@@ -133,6 +133,13 @@ impl Membership {
         }
     }
 
+    /// Finds who has died, now.
+    pub(super) fn look_for_the_dead(&self) {
+        if let Some(me) = self.me {
+            growth::look_for_the_dead(&self.watch, &self.family, self.file, me);
+        }
+    }
+
     /// Our slot.
     pub(super) fn me(&self) -> Result<Participant> {
         self.me.ok_or(Error::UnknownFamily)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::growth;
 use super::registry::{Kind, Registry, lock};
 use crate::error::Result;
 use crate::layout::{Participant, WORD_BITS};
@@ -45,13 +44,19 @@ pub struct HolderStats {
     pub bytes: u64,
 }
 
-/// Reads the figures.
+/// Reads the figures, after a look at what others dropped and who has died.
 ///
 /// # Errors
 ///
 /// [`crate::error::Error::Damaged`] for garbage in a segment.
 pub fn stats() -> Result<Stats> {
     let mut registry = lock();
+    for member in &mut registry.families {
+        member.look_for_the_dead();
+        if let Some(pool) = &mut member.pool {
+            pool.collect()?;
+        }
+    }
     let mut stats = Stats::default();
     let mut holders: BTreeMap<u64, HolderStats> = BTreeMap::new();
     for id in registry.ids() {
@@ -142,9 +147,7 @@ pub fn trim(in_flight: bool) -> Result<u64> {
     registry.remove_unused();
     let mut given_back = 0;
     for member in &mut registry.families {
-        if let Some(me) = member.me {
-            growth::look_for_the_dead(&member.watch, &member.family, member.file, me);
-        }
+        member.look_for_the_dead();
         if let Some(pool) = &mut member.pool {
             given_back += pool.trim()?;
         }
