@@ -262,6 +262,21 @@ fn a_registration_on_one_connection_is_known_on_all() {
 }
 
 #[test]
+fn a_handle_may_be_quicker_than_the_registration() {
+    let wire = Wire::new();
+    let asker = wire.member();
+    // Stopped, so that it finds the question first.
+    signal(wire.tracker, libc::SIGSTOP);
+    send(&asker, &Message::Fetch(1, wire.segment(0)));
+    register(&wire.first, wire.segment(0), &file());
+    signal(wire.tracker, libc::SIGCONT);
+    let (bytes, fd) = receive(&asker).unwrap();
+    assert_eq!(Fetched::decode(&bytes).unwrap().answer, Answer::Here);
+    assert!(fd.is_some());
+    wire.ends();
+}
+
+#[test]
 fn noise_ends_a_connection_and_nothing_else() {
     let wire = Wire::new();
     let witness = wire.member();
