@@ -258,6 +258,7 @@ fn a_registration_on_one_connection_is_known_on_all() {
         let (answer, _) = fetch(&members[other], wire.segment(number as u64));
         assert_eq!(answer, Answer::Here, "{number}");
     }
+    drop(members);
     wire.ends();
 }
 
@@ -265,15 +266,37 @@ fn a_registration_on_one_connection_is_known_on_all() {
 fn a_handle_may_be_quicker_than_the_registration() {
     let wire = Wire::new();
     let asker = wire.member();
-    // Stopped, so that it finds the question first.
+    // Stopped, so that it finds the question first, and the registration only after more
+    // messages than it reads from one connection in a turn.
     signal(wire.tracker, libc::SIGSTOP);
     send(&asker, &Message::Fetch(1, wire.segment(0)));
+    for _ in 0..270 {
+        send(&wire.first, &Message::Joined(wire.me));
+    }
     register(&wire.first, wire.segment(0), &file());
     signal(wire.tracker, libc::SIGCONT);
     let (bytes, fd) = receive(&asker).unwrap();
     assert_eq!(Fetched::decode(&bytes).unwrap().answer, Answer::Here);
     assert!(fd.is_some());
+    drop(asker);
     wire.ends();
+}
+
+#[test]
+fn who_has_the_family_and_no_slot_yet_is_waited_for() {
+    let wire = Wire::new();
+    let joining = wire.member();
+    wire.family.declare_dead(wire.me).unwrap();
+    drop(wire.first);
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(wire.tracker));
+    let late = wire.family.join().unwrap();
+    send(&joining, &Message::Joined(late));
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(wire.tracker));
+    wire.family.declare_dead(late).unwrap();
+    drop(joining);
+    wait_until("the tracker ends", || !runs(wire.tracker));
 }
 
 #[test]
@@ -299,6 +322,7 @@ fn noise_ends_a_connection_and_nothing_else() {
         assert!(receive(&socket).is_none(), "round {round}");
     }
     assert_eq!(fetch(&witness, wire.segment(0)).0, Answer::Unknown);
+    drop(witness);
     wire.ends();
 }
 
@@ -514,5 +538,6 @@ fn a_family_of_garbage_is_served_all_the_same() {
     for offset in (from..bytes).step_by(8) {
         mapping.store_u64(offset, 0).unwrap();
     }
+    drop(member);
     wire.ends();
 }
