@@ -13,7 +13,8 @@
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
 //! | [`map`] | `Map`: a mapping that unmaps itself |
-//! | [`process`] | `ProcessId`, `spawn`, `reap`, who maps a file, and what a background helper does to itself |
+//! | [`mappings`] | `mapping`, `somebody_maps`, `MappedFile`: who maps a file |
+//! | [`process`] | `ProcessId`, `spawn`, `reap` and what a background helper does to itself |
 //! | [`memory`] | `machine`, `groups`: how much memory is left |
 //! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
@@ -27,6 +28,7 @@ pub mod feature;
 pub mod fork;
 pub mod identity;
 pub mod map;
+pub mod mappings;
 pub mod memory;
 pub mod process;
 pub mod resident;

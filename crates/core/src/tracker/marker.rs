@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use crate::sys::feature;
 use crate::sys::map::Map;
-use crate::sys::process::{self, ProcessId};
+use crate::sys::mappings;
+use crate::sys::process::ProcessId;
 
 /// One page everywhere; none of it is ever touched, so none is ever allocated.
 const SIZE_BYTES: usize = 4096;
@@ -86,7 +87,7 @@ impl Marker {
 /// Processes that have the marker of `group` mapped: some of them if there are any;
 /// `None` when that cannot be told now.
 pub fn holders(group: u64) -> Option<Vec<ProcessId>> {
-    process::mapping(label(group).as_bytes())
+    mappings::mapping(label(group).as_bytes())
 }
 
 /// Whether that process still has it.
@@ -96,7 +97,7 @@ pub fn holds(group: u64, process: ProcessId) -> bool {
 
 /// Whether the process with that pid has it.
 pub fn shows(group: u64, process: ProcessId) -> bool {
-    process::maps(process.pid, label(group).as_bytes())
+    mappings::maps(process.pid, label(group).as_bytes())
 }
 
 #[cfg(test)]
@@ -105,19 +106,19 @@ mod tests {
 
     #[test]
     fn shows_in_the_maps_while_it_is_mapped() {
-        let own = process::own_pid();
+        let own = crate::sys::process::own_pid();
         for (group, make) in [
             (0xfeed_0001, anonymous as fn(&str) -> Result<OwnedFd, Errno>),
             (0xfeed_0002, nameless_in_dev_shm),
         ] {
             let fd = make(&label(group)).unwrap();
             rustix::fs::ftruncate(&fd, SIZE_BYTES as u64).unwrap();
-            assert!(!process::maps(own, label(group).as_bytes()));
+            assert!(!mappings::maps(own, label(group).as_bytes()));
             let marker = Marker::map(&fd).unwrap();
             drop(fd);
-            assert!(process::maps(own, label(group).as_bytes()));
+            assert!(mappings::maps(own, label(group).as_bytes()));
             drop(marker);
-            assert!(!process::maps(own, label(group).as_bytes()));
+            assert!(!mappings::maps(own, label(group).as_bytes()));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{is_collected, runs, signal, tracker, wait_until};
 
 use shared_numpy_core::layout::{Participant, PoolHeader};
+use shared_numpy_core::members::client::{Connection, Launched};
 use shared_numpy_core::members::protocol::{
     Answer, Fetched, Hello, MESSAGE_MAX_BYTES, Message, Ready, SegmentId, Status, VERSION,
 };
@@ -257,7 +258,45 @@ fn a_registration_on_one_connection_is_known_on_all() {
         let (answer, _) = fetch(&members[other], wire.segment(number as u64));
         assert_eq!(answer, Answer::Here, "{number}");
     }
+    drop(members);
     wire.ends();
+}
+
+#[test]
+fn a_handle_may_be_quicker_than_the_registration() {
+    let wire = Wire::new();
+    let asker = wire.member();
+    // Stopped, so that it finds the question first, and the registration only after more
+    // messages than it reads from one connection in a turn.
+    signal(wire.tracker, libc::SIGSTOP);
+    send(&asker, &Message::Fetch(1, wire.segment(0)));
+    for _ in 0..270 {
+        send(&wire.first, &Message::Joined(wire.me));
+    }
+    register(&wire.first, wire.segment(0), &file());
+    signal(wire.tracker, libc::SIGCONT);
+    let (bytes, fd) = receive(&asker).unwrap();
+    assert_eq!(Fetched::decode(&bytes).unwrap().answer, Answer::Here);
+    assert!(fd.is_some());
+    drop(asker);
+    wire.ends();
+}
+
+#[test]
+fn who_has_the_family_and_no_slot_yet_is_waited_for() {
+    let wire = Wire::new();
+    let joining = wire.member();
+    wire.family.declare_dead(wire.me).unwrap();
+    drop(wire.first);
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(wire.tracker));
+    let late = wire.family.join().unwrap();
+    send(&joining, &Message::Joined(late));
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(wire.tracker));
+    wire.family.declare_dead(late).unwrap();
+    drop(joining);
+    wait_until("the tracker ends", || !runs(wire.tracker));
 }
 
 #[test]
@@ -283,6 +322,7 @@ fn noise_ends_a_connection_and_nothing_else() {
         assert!(receive(&socket).is_none(), "round {round}");
     }
     assert_eq!(fetch(&witness, wire.segment(0)).0, Answer::Unknown);
+    drop(witness);
     wire.ends();
 }
 
@@ -441,6 +481,63 @@ fn a_pidfd_says_who_died_where_pids_cannot() {
     std::thread::sleep(super::A_WHILE);
     assert!(wire.family.counts(who));
     wire.family.declare_dead(who).unwrap();
+    drop(member);
+    wire.ends();
+}
+
+#[test]
+fn an_executable_that_is_no_tracker_is_an_answer_or_an_error_and_never_a_hang() {
+    let (family, family_fd) = Family::create().unwrap();
+    family.join().unwrap();
+    let directory = std::env::temp_dir().join(format!("snp_members_{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let launch = |program: &Path| {
+        let fd = family_fd.as_fd();
+        match Connection::launch(program, fd, family.id(), COOKIE, &mut || true) {
+            Ok(Launched::Unavailable(reason)) => reason,
+            Err(error) => error.to_string(),
+            Ok(Launched::Up(_)) => panic!("{program:?} is no tracker"),
+        }
+    };
+    assert!(launch(&directory.join("absent")).contains("No such file"));
+    for (name, script, expected) in [
+        ("fails", "exit 3", "exit status 3"),
+        ("killed", "kill -9 $$", "Broken pipe"),
+        // The second half is killed before it answers.
+        ("halved", "(exit 0) & exit 0", "Broken pipe"),
+    ] {
+        let path = directory.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+        let answer = launch(&path);
+        assert!(answer.contains(expected), "{name}: {answer}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_family_of_garbage_is_served_all_the_same() {
+    let wire = Wire::new();
+    let bytes = shared_numpy_core::layout::FAMILY_BYTES;
+    let mapping = shared_numpy_core::mapping::Mapping::new(&wire.family_fd, bytes, false).unwrap();
+    let mut seed = 7_u64;
+    let from = shared_numpy_core::layout::slot_offset(8);
+    for offset in (from..bytes).step_by(8) {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        mapping.store_u64(offset, seed >> (seed & 63)).unwrap();
+    }
+    let member = wire.member();
+    register(&member, wire.segment(3), &file());
+    assert_eq!(fetch(&wire.first, wire.segment(3)).0, Answer::Here);
+    assert_eq!(fetch(&wire.first, wire.segment(4)).0, Answer::Unknown);
+    assert!(wire.family.counts(wire.me));
+    // What is garbage might be somebody: the tracker stays.
+    for offset in (from..bytes).step_by(8) {
+        mapping.store_u64(offset, 0).unwrap();
+    }
     drop(member);
     wire.ends();
 }

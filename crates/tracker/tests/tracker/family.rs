@@ -219,7 +219,16 @@ fn a_spawned_child_whose_parent_is_gone_still_belongs_to_it() {
 #[test]
 fn a_child_forked_while_the_tracker_starts_belongs_to_the_same_program() {
     let mut program = Program::new();
-    let addresses = program.does("start_and_fork");
+    let mut addresses = program.does("start_and_fork");
+    for _ in 0..100 {
+        if !addresses.starts_with(' ') {
+            break;
+        }
+        // The tracker was there at the first look: no time to fork in.
+        assert_eq!(program.ends(), "");
+        program = Program::new();
+        addresses = program.does("start_and_fork");
+    }
     let (theirs, ours) = addresses.split_once(' ').unwrap();
     let (theirs, ours) = (Address::parse(theirs), Address::parse(ours));
     assert_eq!(theirs.unwrap().name, ours.unwrap().name);

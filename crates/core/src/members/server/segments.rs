@@ -179,3 +179,98 @@ fn is_likely(fd: &OwnedFd) -> bool {
     let sizes = size_of::<PoolHeader>() as u64..=SEGMENT_MAX_BYTES;
     shm::status(fd).is_ok_and(|file| file.is_regular && sizes.contains(&file.size_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::holder::Holder;
+    use crate::pool::owner::{Pool, PoolOptions};
+
+    struct World {
+        family: Arc<Family>,
+        me: Participant,
+        segments: Segments,
+        id: SegmentId,
+        pool: Pool,
+        holder: Holder,
+        sender: Participant,
+    }
+
+    impl World {
+        /// A pool with one block, which only a token holds.
+        fn new() -> Self {
+            let family = Arc::new(Family::create().unwrap().0);
+            let [me, owner, sender] = [(); 3].map(|()| family.join().unwrap());
+            let options = PoolOptions {
+                first_segment_bytes: 1 << 20,
+                ..PoolOptions::default()
+            };
+            let mut pool = Pool::new(Arc::clone(&family), owner, options);
+            let name = pool.allocate(1000, &mut || true).unwrap();
+            let fd = pool.segment_fd(0).unwrap();
+            let segment = PoolSegment::attach(&fd, Arc::clone(&family)).unwrap();
+            segment.register_row(sender, Some(fd.as_fd())).unwrap();
+            let mut holder = Holder::new(Arc::new(segment), sender).unwrap();
+            holder.take(name.block, name.generation).unwrap();
+            holder.make_token(name.block, clock::monotonic_s()).unwrap();
+            holder.release(name.block).unwrap();
+            pool.release(name.segment, name.block).unwrap();
+            let id = SegmentId { owner, number: 0 };
+            let mut segments = Segments::new();
+            segments.in_flight_limit_s = 600;
+            segments.register(id, Some(fd));
+            World {
+                family,
+                me,
+                segments,
+                id,
+                pool,
+                holder,
+                sender,
+            }
+        }
+
+        fn tend(&mut self) -> bool {
+            self.segments
+                .tend(&self.family, self.me, true, Instant::now());
+            self.segments.get(self.id).is_some()
+        }
+    }
+
+    #[test]
+    fn tokens_of_the_dead_expire_in_their_time_and_those_of_the_living_do_not() {
+        let mut world = World::new();
+        assert!(world.tend() && world.segments.look_at().is_none());
+        world.family.declare_dead(world.id.owner).unwrap();
+        world.segments.in_flight_limit_s = 0;
+        assert!(world.tend() && world.segments.look_at().is_some());
+        world.segments.in_flight_limit_s = 600;
+        world.family.declare_dead(world.sender).unwrap();
+        assert!(world.tend());
+        world.segments.in_flight_limit_s = 0;
+        assert!(!world.tend());
+        assert_eq!(world.segments.look_at(), None);
+        drop(world.pool);
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_begins_again_under_another_name() {
+        let mut world = World::new();
+        world.family.declare_dead(world.id.owner).unwrap();
+        assert!(world.tend());
+        assert_eq!(world.segments.orphans().len(), 1);
+        // Somebody else takes over, and dies.
+        let other = world.family.join().unwrap();
+        world.family.declare_dead(world.me).unwrap();
+        let segment = Arc::clone(world.holder.segment());
+        drop(Closer::replace(segment, other).unwrap());
+        assert!(world.tend());
+        assert_eq!(world.segments.orphans().len(), 0);
+        world.me = world.family.join().unwrap();
+        assert!(world.tend());
+        assert_eq!(world.segments.orphans().len(), 0);
+        world.family.declare_dead(other).unwrap();
+        assert!(world.tend());
+        assert_eq!(world.segments.orphans().len(), 1);
+    }
+}
