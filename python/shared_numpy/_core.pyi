@@ -257,8 +257,10 @@ def named_unlink(name: _Name, owner: int | None) -> _Identity:
 
 # --- Families ---
 
-def configure_family(executable: _Name, cookie: bytes, hint: _Address | None = None) -> None:
-    """Says how to start a tracker, what relatives prove themselves with, and where a family may be to be at home in."""
+def configure_family(
+    executable: _Name, cookie: bytes, hint: _Address | None = None, guardian_pid: int | None = None
+) -> None:
+    """Says how to start a tracker, what relatives prove themselves with, where home may be, and who receives in the end."""
 
 def family_address() -> _Address | None:
     """Where children that are not forked find this process's family; None before its tracker was started."""

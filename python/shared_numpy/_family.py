@@ -42,7 +42,7 @@ def _hint():
 
 
 def _configure(_=None):
-    _core.configure_family(_tracker.executable(), _cookie(), _hint())
+    _core.configure_family(_tracker.executable(), _cookie(), _hint(), _tracker.parent_pid())
 
 
 def export():
@@ -71,21 +71,9 @@ def open_array(handle, itemsize):
     try:
         return _core.array_open(handle, itemsize)
     except _core.UnknownFamily:
-        _join(handle)
+        # The key may have changed since it was told.
+        _core.join_family(handle, _cookie())
     return _core.array_open(handle, itemsize)
-
-
-def _join(handle):
-    hint = _hint()
-    cookies = [_cookie()]
-    if hint is not None and hint[1] != cookies[0]:
-        cookies.append(hint[1])
-    for cookie in cookies[:-1]:
-        try:
-            return _core.join_family(handle, cookie)
-        except _core.ForeignHandle:
-            pass
-    return _core.join_family(handle, cookies[-1])
 
 
 _configure()

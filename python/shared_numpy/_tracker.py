@@ -106,7 +106,7 @@ def come():
     if _came == pid:
         return
     _came = pid
-    if _VARIABLE not in os.environ or _parent_pid() is None:
+    if _VARIABLE not in os.environ or parent_pid() is None:
         return
     try:
         news = _shared.join()
@@ -164,11 +164,11 @@ def executable():
 
 
 def _configure(tracker):
-    parent = _parent_pid() if tracker is _shared else None
+    parent = parent_pid() if tracker is _shared else None
     tracker.configure(executable(), parent)
 
 
-def _parent_pid():
+def parent_pid():
     """In a child that ``multiprocessing`` started, the pid of its parent; else None."""
     module = sys.modules.get("multiprocessing.process")
     if module is None:
@@ -210,7 +210,7 @@ def _warn_unavailable(reason):
     if _warned:
         return
     _warned = True
-    if _parent_pid() is not None and os.environ.get(_WARNED_VARIABLE):
+    if parent_pid() is not None and os.environ.get(_WARNED_VARIABLE):
         return
     os.environ[_WARNED_VARIABLE] = "1"
     _warn("resource_tracker: {} cannot be started ({}). Shared memory works, but what is "

@@ -14,13 +14,20 @@ use crate::segment;
 type Address = ([u8; 16], [u8; 16]);
 
 /// Says how to start a tracker, what relatives prove themselves with, and where a family may
-/// be that this process is to be at home in. To be called before the first array is made.
+/// be that this process is to be at home in, and who may receive what it sends when it has
+/// ended. To be called before the first array is made.
 #[pyfunction]
-#[pyo3(signature = (executable, cookie, hint=None))]
-fn configure_family(executable: OsString, cookie: [u8; 16], hint: Option<Address>) {
+#[pyo3(signature = (executable, cookie, hint=None, guardian_pid=None))]
+fn configure_family(
+    executable: OsString,
+    cookie: [u8; 16],
+    hint: Option<Address>,
+    guardian_pid: Option<u32>,
+) {
     participation::configure(Options {
         executable: executable.into(),
         cookie,
+        guardian_pid,
         hint: hint.map(|(family, cookie)| (halves(family), cookie)),
     });
 }

@@ -198,10 +198,7 @@ fn check(array: &NamedArray, offset: i64, axes: &[(i64, i64)], itemsize: i64) ->
 /// The named array behind `array` and where in its data the element at index 0
 /// begins, in bytes; None for any other array.
 #[pyfunction]
-fn named_place(
-    array: &Bound<'_, PyAny>,
-    itemsize: i64,
-) -> PyResult<Option<(PyNamedArray, i64)>> {
+fn named_place(array: &Bound<'_, PyAny>, itemsize: i64) -> PyResult<Option<(PyNamedArray, i64)>> {
     let Some((exporter, layout)) = ndarray::exporter_and_layout(array)? else {
         return Ok(None);
     };

@@ -26,7 +26,7 @@ use crate::helper::start::is_shortage;
 use crate::helper::wait::{PATIENCE, SLICE, Wait};
 use crate::layout::Participant;
 use crate::sys::fd::CachedFd;
-use crate::sys::process;
+use crate::sys::process::{self, ProcessId};
 use crate::sys::socket::{self, Received, Until};
 use crate::tracker::address::Token;
 
@@ -131,6 +131,21 @@ impl Connection {
         let own = process::own_watch();
         let own = own.as_ref().map(AsFd::as_fd);
         self.tell(&Message::Joined(me).encode(), own, keep_going)
+    }
+
+    /// Tells who may still receive what this process sent when it has ended: while that one
+    /// lives, the tracker keeps what is on its way though nobody is left in the family. One
+    /// way. `false`: the tracker is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::joined`].
+    pub fn guarded_by(
+        &self,
+        guardian: ProcessId,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
+        self.tell(&Message::Guarded(guardian).encode(), None, keep_going)
     }
 
     /// Has the tracker keep a segment; one way. `false`: the tracker is gone.

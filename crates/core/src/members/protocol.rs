@@ -19,20 +19,23 @@
 //! | 24 | 16 bytes cookie | |
 //! | 40 | u64 zero | |
 //!
-//! JOINED (16 bytes; process to tracker, one way; perhaps with a pidfd of the sender),
+//! JOINED (16 bytes; process to tracker, one way; perhaps with a pidfd of the sender), GUARDED
+//! (16 bytes; process to tracker, one way): a process that may still receive what the sender
+//! sent, when the sender has ended;
 //! REGISTER (24 bytes; one way; with the segment), FETCH (24 bytes) and its answer FETCHED
 //! (24 bytes; with the segment if its status is 0):
 //!
-//! | offset | JOINED = 3 | REGISTER = 4 | FETCH = 5 | FETCHED = 6 |
-//! | --- | --- | --- | --- | --- |
-//! | 0 | u8 kind | u8 kind | u8 kind | u8 kind |
-//! | 1 | zero | zero | zero | u8 status ([`Answer`]) |
-//! | 4 | zero | zero | u32 request | u32 request |
-//! | 8 | u64 participant: the sender | u64 participant: the owner | u64 participant: the owner | u64 participant: the owner |
-//! | 16 | | u64 number of the segment | u64 number of the segment | u64 number of the segment |
+//! | offset | JOINED = 3 | REGISTER = 4 | FETCH = 5 | FETCHED = 6 | GUARDED = 7 |
+//! | --- | --- | --- | --- | --- | --- |
+//! | 0 | u8 kind | u8 kind | u8 kind | u8 kind | u8 kind |
+//! | 1 | zero | zero | zero | u8 status ([`Answer`]) | zero |
+//! | 4 | zero | zero | u32 request | u32 request | u32 pid of the guardian |
+//! | 8 | u64 participant: the sender | u64 participant: the owner | u64 participant: the owner | u64 participant: the owner | u64 its start time, clock ticks since boot |
+//! | 16 | | u64 number of the segment | u64 number of the segment | u64 number of the segment | |
 
 use crate::helper::wire::{self, get, get_u16, get_u32, get_u64, require};
 use crate::layout::Participant;
+use crate::sys::process::ProcessId;
 use crate::tracker::address::Token;
 
 pub use crate::helper::wire::Malformed;
@@ -54,6 +57,7 @@ const JOINED: u8 = 3;
 const REGISTER: u8 = 4;
 const FETCH: u8 = 5;
 const FETCHED: u8 = 6;
+const GUARDED: u8 = 7;
 
 const MAGIC: [u8; 4] = *b"SNPM";
 const SERVE: u8 = 1;
@@ -144,6 +148,8 @@ pub enum Message {
     Hello(Hello),
     /// The sender has this slot now.
     Joined(Participant),
+    /// This process may receive what the sender sent, also when the sender has ended.
+    Guarded(ProcessId),
     /// Keep this segment.
     Register(SegmentId),
     /// Send me that segment.
@@ -249,6 +255,13 @@ impl Message {
                 to.put(8, who.pack().to_le_bytes());
                 to
             }
+            Message::Guarded(guardian) => {
+                let mut to = Encoded::new(JOINED_BYTES);
+                to.put(0, [GUARDED]);
+                to.put(4, guardian.pid.to_le_bytes());
+                to.put(8, guardian.start_ticks.to_le_bytes());
+                to
+            }
             Message::Register(segment) => segment.encode(REGISTER, 0, 0),
             Message::Fetch(request, segment) => segment.encode(FETCH, 0, *request),
         }
@@ -271,6 +284,13 @@ impl Message {
             JOINED => {
                 require(bytes.len() == JOINED_BYTES && request == 0 && get_u16(bytes, 2)? == 0)?;
                 participant(bytes).map(Message::Joined)
+            }
+            GUARDED => {
+                require(bytes.len() == JOINED_BYTES && get_u16(bytes, 2)? == 0)?;
+                Ok(Message::Guarded(ProcessId {
+                    pid: request,
+                    start_ticks: get_u64(bytes, 8)?,
+                }))
             }
             REGISTER => {
                 require(request == 0)?;
@@ -343,6 +363,10 @@ mod tests {
                 ..hello()
             }),
             Message::Joined(segment().owner),
+            Message::Guarded(ProcessId {
+                pid: 12,
+                start_ticks: 34,
+            }),
             Message::Register(segment()),
             Message::Fetch(u32::MAX, segment()),
         ] {
@@ -403,6 +427,10 @@ mod tests {
         for good in [
             Message::Hello(hello()),
             Message::Joined(segment().owner),
+            Message::Guarded(ProcessId {
+                pid: 12,
+                start_ticks: 34,
+            }),
             Message::Register(segment()),
             Message::Fetch(1, segment()),
         ] {

@@ -24,7 +24,8 @@ use crate::pool::segment::PoolSegment;
 use crate::pool::tokens::TokenName;
 use crate::sys::fd::CachedFd;
 use crate::sys::identity::Identity;
-use crate::sys::{clock, fd, feature, process};
+use crate::sys::process::{self, ProcessId};
+use crate::sys::{clock, fd, feature};
 
 /// How often a sender looks whether the tracker is still there: it may have been
 /// replaced by one that has not been told of our segments.
@@ -313,6 +314,7 @@ fn connection(
             }
         }
     };
+    announce(family, &made, keep_going)?;
     let made = Arc::new(made);
     let mut registry = lock();
     let member = &mut registry.families[family];
@@ -320,6 +322,26 @@ fn connection(
     // Of two threads the first: what it has told counts.
     let kept = member.connection.get_or_insert(made);
     Ok(Some(Arc::clone(kept)))
+}
+
+/// Tells a tracker who we are, and for whom it may have to keep what we send.
+pub(super) fn announce(
+    family: usize,
+    connection: &Connection,
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<()> {
+    let registry = lock();
+    let me = registry.families[family].me;
+    let guardian_pid = registry.options.as_ref().and_then(|it| it.guardian_pid);
+    drop(registry);
+    // That it is gone by now shows at the next use.
+    if let Some(me) = me {
+        connection.joined(me, keep_going)?;
+    }
+    if let Some(guardian) = guardian_pid.and_then(ProcessId::of) {
+        connection.guarded_by(guardian, keep_going)?;
+    }
+    Ok(())
 }
 
 /// Whether the tracker of the home family is known to serve, and how it is found: what

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::Handle;
 use super::registry::{Membership, lock};
+use super::{Handle, exchange};
 use crate::error::{Error, Result};
 use crate::members::client::Connection;
 use crate::pool::family::Family;
@@ -37,7 +37,7 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
         match Connection::connect(id, cookie, keep_going) {
             Ok(Some((connection, fd))) => {
                 let family = Family::attach(&fd)?;
-                return enter(family, fd, cookie, Some(connection));
+                return enter(family, fd, cookie, Some(connection), keep_going);
             }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // A hint only: nobody is there, or somebody who does not answer.
@@ -45,7 +45,7 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
         }
     }
     let (family, fd) = Family::create()?;
-    enter(family, fd, options.cookie, None)
+    enter(family, fd, options.cookie, None, keep_going)
 }
 
 /// Joins the family of a handle that [`super::receive`] did not know.
@@ -60,7 +60,7 @@ pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> b
             "it was made on another host, or before this one was restarted",
         ));
     }
-    {
+    let cookie = {
         let mut registry = lock();
         if let Some(known) = registry.family(handle.family) {
             let member = &mut registry.families[known];
@@ -69,10 +69,16 @@ pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> b
             }
             return Ok(());
         }
-    }
+        // Of the family that we were pointed to we know better.
+        let hint = registry.options.as_ref().and_then(|options| options.hint);
+        match hint {
+            Some((id, its_cookie)) if id == handle.family => its_cookie,
+            _ => cookie,
+        }
+    };
     if let Some((connection, fd)) = Connection::connect(handle.family, cookie, keep_going)? {
         let family = Family::attach(&fd)?;
-        return enter(family, fd, cookie, Some(connection));
+        return enter(family, fd, cookie, Some(connection), keep_going);
     }
     let nowhere = Error::ForeignHandle(
         "it belongs to another program, or to one that has ended or runs as another user",
@@ -80,7 +86,7 @@ pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> b
     let hints = handle.hints;
     let fd = fd::of_process(hints.sender_pid, hints.family_fd).map_err(|_| nowhere.clone())?;
     match Family::attach(&fd) {
-        Ok(family) if family.id() == handle.family => enter(family, fd, cookie, None),
+        Ok(family) if family.id() == handle.family => enter(family, fd, cookie, None, keep_going),
         // The number leads to something else by now.
         _ => Err(nowhere),
     }
@@ -91,6 +97,7 @@ fn enter(
     fd: OwnedFd,
     cookie: [u8; 16],
     connection: Option<Connection>,
+    keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<()> {
     let os = |errno: Errno| Error::os("join a family", "", errno);
     let file = shm::status(&fd).map_err(os)?.identity;
@@ -113,9 +120,14 @@ fn enter(
             registry.families.len() - 1
         }
     };
-    let member = &mut registry.families[known];
-    if member.connection.is_none() {
-        member.connection = connection.map(Arc::new);
-    }
+    let Some(connection) = connection else {
+        return Ok(());
+    };
+    drop(registry);
+    exchange::announce(known, &connection, keep_going)?;
+    let member = &mut lock().families[known];
+    member
+        .connection
+        .get_or_insert_with(|| Arc::new(connection));
     Ok(())
 }

@@ -50,6 +50,9 @@ pub struct Options {
     pub executable: PathBuf,
     /// What relatives prove themselves with.
     pub cookie: [u8; 16],
+    /// For a `multiprocessing` child the pid of its parent, which may receive what this
+    /// process sends when it has ended.
+    pub guardian_pid: Option<u32>,
     /// A family to be at home in, if it is still there: its identity and its cookie.
     pub hint: Option<([u64; 2], [u8; 16])>,
 }

@@ -216,6 +216,7 @@ impl Server {
             me,
             slots,
             segments: Segments::new(),
+            guardians: Vec::new(),
             stuck_until: None,
         });
         Status::In

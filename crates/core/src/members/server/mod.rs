@@ -9,7 +9,8 @@
 //! - Garbage in the family or in a segment is worked around or let go, and never waited on.
 //! - It sleeps until something happens, except while a slot or an orphaned pool has to be
 //!   looked at again.
-//! - It ends when nobody but itself has a slot, and nobody is about to get one.
+//! - It ends when nobody but itself has a slot, nobody is about to get one, and nobody
+//!   lives who may be waiting for what a dead member has sent.
 //!
 //! Here is the loop and what it reads. `connections` lets processes in; `slots` knows who
 //! is in the family and notices who is not any more; `segments` keeps descriptors, and
@@ -34,10 +35,10 @@ use super::protocol::{self, Answer, Fetched, Malformed, Message, SegmentId};
 use crate::error::Result;
 use crate::helper::door::{Door, PROOF_WITHIN};
 use crate::helper::events::{DRAIN_MESSAGES, EVENTS, TURN_MESSAGES, take_events};
-use crate::layout::Participant;
+use crate::layout::{Participant, SLOTS};
 use crate::pool::family::Family;
 use crate::recover::recover_all;
-use crate::sys::process;
+use crate::sys::process::{self, ProcessId};
 use crate::sys::resident;
 use crate::sys::socket::{self, Received};
 use crate::tracker::address::Token;
@@ -47,6 +48,8 @@ const DOOR: u64 = 0;
 const FIRST_PEER: u64 = 1;
 const SLOT: u64 = 1 << 63;
 
+/// More guardians than a family has members are nobody's.
+const GUARDIANS_MAX: usize = SLOTS;
 /// When what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -106,6 +109,8 @@ struct Served {
     me: Participant,
     slots: Slots,
     segments: Segments,
+    /// Who may receive what members sent that have ended.
+    guardians: Vec<ProcessId>,
     /// Something failed that may go better later.
     stuck_until: Option<Instant>,
 }
@@ -182,11 +187,7 @@ impl Server {
     fn is_needed(&self) -> bool {
         let now = Instant::now();
         let is_coming = |peer: &Peer| peer.stage.deadline().is_some_and(|until| until > now);
-        self.peers.values().any(is_coming)
-            || self
-                .served
-                .as_ref()
-                .is_some_and(|served| !served.slots.is_empty())
+        self.peers.values().any(is_coming) || self.served.as_ref().is_some_and(Served::is_needed)
     }
 
     /// Reads up to `limit` messages of one connection.
@@ -231,6 +232,7 @@ impl Server {
                 member.joined(who);
                 served.joined(&self.epoll, who, attached, peer.pid);
             }
+            Message::Guarded(guardian) => served.guarded_by(guardian),
             // Lost on the way if our descriptors ran out: the segment stays unknown.
             Message::Register(segment) => served.segments.register(segment, attached),
             Message::Fetch(request, segment) => match served.segments.get(segment) {
@@ -309,6 +311,20 @@ impl Served {
         let looks = [self.slots.look_at(), self.segments.look_at()];
         self.stuck_until
             .or_else(|| looks.into_iter().flatten().min())
+    }
+
+    /// Somebody is in the family, or may still come for what is on its way. Looked at each
+    /// second meanwhile, as all orphaned pools are.
+    fn is_needed(&self) -> bool {
+        let is_held = !self.segments.is_empty();
+        !self.slots.is_empty() || is_held && self.guardians.iter().any(|each| each.is_alive())
+    }
+
+    fn guarded_by(&mut self, guardian: ProcessId) {
+        self.guardians.retain(|each| each.is_alive());
+        if !self.guardians.contains(&guardian) && self.guardians.len() < GUARDIANS_MAX {
+            self.guardians.push(guardian);
+        }
     }
 
     /// Notices who came and who died, recovers the dead, and frees in their place.

@@ -79,6 +79,11 @@ impl Segments {
         self.kept.get(&id).map(|segment| segment.fd.as_fd())
     }
 
+    /// Nothing is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// When orphans have to be looked at.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.look_at
