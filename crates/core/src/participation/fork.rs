@@ -11,6 +11,7 @@
 //! `liveness` finds those.
 
 use super::registry::REGISTRY;
+use crate::error::Result;
 use crate::sys::fork::{self, Forking, Hooks};
 use crate::sys::identity::Identity;
 
@@ -23,6 +24,28 @@ pub(super) fn install() {
         in_parent,
         in_child,
     });
+}
+
+/// Does `work` in one process from beginning to end. `keep_going` may fork (it runs signal
+/// handlers): then the parent goes on, and the child stops at once and begins anew, so
+/// that it does not go on with a segment, a connection or a commit of its parent's.
+///
+/// What `work` gives in a child that forked meanwhile is dropped.
+pub(super) fn in_one_process<T>(
+    keep_going: &mut dyn FnMut() -> bool,
+    mut work: impl FnMut(&mut dyn FnMut() -> bool) -> Result<T>,
+) -> Result<T> {
+    loop {
+        let epoch = fork::epoch();
+        let mut is_refused = false;
+        let done = work(&mut || {
+            is_refused = is_refused || !keep_going();
+            !is_refused && fork::epoch() == epoch
+        });
+        if is_refused || fork::epoch() == epoch {
+            return done;
+        }
+    }
 }
 
 fn before(forking: &mut Forking) {

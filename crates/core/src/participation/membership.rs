@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Handle;
+use super::fork::in_one_process;
 use super::registry::{Membership, lock};
 use crate::error::{Error, Result};
 use crate::members::client::Connection;
@@ -19,6 +20,10 @@ use crate::sys::{fd, shm};
 /// Makes sure that this process has a family where it can make arrays: the one it was
 /// pointed to, if that is still there, or a new one.
 pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    in_one_process(keep_going, ensure_home_here)
+}
+
+fn ensure_home_here(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
     let mut registry = lock();
     if registry.home().is_some() {
         return Ok(());
@@ -52,6 +57,14 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
 /// [`Error::ForeignHandle`] when it cannot be reached from here; [`Error::Full`] when it
 /// has no room; [`Error::WrongSegment`] for a program with another version.
 pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    in_one_process(keep_going, |keep_going| join_here(handle, cookie, keep_going))
+}
+
+fn join_here(
+    handle: &Handle,
+    cookie: [u8; 16],
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<()> {
     if handle.boot != Identity::boot()[0] {
         return Err(Error::ForeignHandle(
             "it was made on another host, or before this one was restarted",

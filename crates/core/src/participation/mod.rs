@@ -118,6 +118,10 @@ impl Drop for Hold {
 /// [`Error::NoSpace`], [`Error::Limit`], [`Error::Interrupted`] when `keep_going` said so;
 /// the system's.
 pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
+    fork::in_one_process(keep_going, |keep_going| allocate_here(size_bytes, keep_going))
+}
+
+fn allocate_here(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
     let mut is_trimmed = false;
     loop {
         let mut registry = lock();
@@ -134,7 +138,7 @@ pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result
             done = commit.run(keep_going);
             registry = lock();
             if process_fork::epoch() != epoch {
-                continue; // `keep_going` forked: the pool is our parent's
+                return Err(Error::Interrupted); // `keep_going` forked: the pool is our parent's
             }
             opening.is_committed = done.is_ok();
         }
