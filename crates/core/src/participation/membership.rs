@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::Handle;
 use super::fork::in_one_process;
-use super::registry::{Membership, lock};
+use super::registry::{Membership, Registry, lock};
 use crate::error::{Error, Result};
 use crate::members::client::Connection;
 use crate::pool::family::Family;
@@ -46,8 +46,14 @@ fn ensure_home_here(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
             Ok(None) | Err(_) => {}
         }
     }
-    let (family, fd) = Family::create()?;
-    enter(family, fd, options.cookie, None)
+    let mut registry = lock();
+    if registry.families.is_empty() {
+        // Under the lock: two threads that come here make one family, and a fork meets
+        // none of it or all.
+        let (family, fd) = Family::create()?;
+        return enter_locked(&mut registry, family, fd, options.cookie, None);
+    }
+    Ok(()) // another thread was here; the caller looks again
 }
 
 /// Joins the family of a handle that [`super::receive`] did not know.
@@ -57,7 +63,9 @@ fn ensure_home_here(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
 /// [`Error::ForeignHandle`] when it cannot be reached from here; [`Error::Full`] when it
 /// has no room; [`Error::WrongSegment`] for a program with another version.
 pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-    in_one_process(keep_going, |keep_going| join_here(handle, cookie, keep_going))
+    in_one_process(keep_going, |keep_going| {
+        join_here(handle, cookie, keep_going)
+    })
 }
 
 fn join_here(
@@ -102,10 +110,19 @@ fn enter(
     cookie: [u8; 16],
     connection: Option<Connection>,
 ) -> Result<()> {
+    enter_locked(&mut lock(), family, fd, cookie, connection)
+}
+
+fn enter_locked(
+    registry: &mut Registry,
+    family: Family,
+    fd: OwnedFd,
+    cookie: [u8; 16],
+    connection: Option<Connection>,
+) -> Result<()> {
     let os = |errno: Errno| Error::os("join a family", "", errno);
     let file = shm::status(&fd).map_err(os)?.identity;
     let fd = CachedFd::new(fd).map_err(os)?;
-    let mut registry = lock();
     let known = match registry.family(family.id()) {
         Some(known) => {
             let member = &mut registry.families[known];

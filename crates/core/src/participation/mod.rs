@@ -118,7 +118,9 @@ impl Drop for Hold {
 /// [`Error::NoSpace`], [`Error::Limit`], [`Error::Interrupted`] when `keep_going` said so;
 /// the system's.
 pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
-    fork::in_one_process(keep_going, |keep_going| allocate_here(size_bytes, keep_going))
+    fork::in_one_process(keep_going, |keep_going| {
+        allocate_here(size_bytes, keep_going)
+    })
 }
 
 fn allocate_here(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
