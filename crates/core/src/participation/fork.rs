@@ -6,9 +6,9 @@
 //! | in the parent | nothing: the slot is the child's | - |
 //! | in the child | its identity, then `LIVE`; the parent's pool becomes holds; the parent's connection is let go | the child's death, found like any other |
 //!
-//! If no slot is free or a row cannot be committed, the parent keeps what it holds for
-//! good, for both of them. A fork that failed leaves a slot that nobody ever adopts;
-//! `liveness` finds those.
+//! If no slot is free, even after a look for the dead (the one thing here that takes long),
+//! or a row cannot be committed, the parent keeps what it holds for good, for both of
+//! them. A fork that failed leaves a slot that nobody ever adopts; `liveness` finds those.
 
 use super::registry::REGISTRY;
 use crate::error::Result;

@@ -6,8 +6,9 @@
 //!   it, until it is dropped there or the process ends, however it ends.
 //! - A fork at any moment, from any thread and from C, leaves parent and child with
 //!   what both see; neither waits for the other (rule P5). The handlers are
-//!   `pthread_atfork`'s, allocate nothing and talk to nobody; how long they take depends
-//!   on how many segments there are, not on how many arrays.
+//!   `pthread_atfork`'s and talk to nobody; how long they take depends on how many
+//!   segments there are, not on how many arrays. The child's allocates nothing; the
+//!   parent's does only when all slots are taken, to look for the dead.
 //! - Nothing here is waited for with the lock held, and `keep_going`, which may run any
 //!   code of the user's, is never called with it.
 //! - The tracker is started when the first handle leaves the process, and not needed by

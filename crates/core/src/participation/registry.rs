@@ -392,7 +392,18 @@ impl Registry {
     fn count_child_in(&mut self, family: usize) -> Result<()> {
         let member = &mut self.families[family];
         let me = member.me()?;
-        let child = member.family.reserve_for_child(me)?;
+        if !member.family.counts(me) {
+            // Taken for dead: what it held may be others' by now, and is not passed on.
+            return Err(Error::Stale);
+        }
+        let child = match member.family.reserve_for_child(me) {
+            Err(Error::Full { .. })
+                if growth::make_room(&member.watch, &member.family, member.file, me) =>
+            {
+                member.family.reserve_for_child(me)?
+            }
+            other => other?,
+        };
         let copied = Self::copy_rows(&self.segments, member, family, me, child);
         if copied.is_err() {
             member.family.declare_dead(child)?;
