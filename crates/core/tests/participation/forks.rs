@@ -178,6 +178,7 @@ mod scenarios {
                 number(&again) == 9
             })
         }));
+        hold.let_go();
         assert_eq!(in_use(), 0);
     }
 
