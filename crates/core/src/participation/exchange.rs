@@ -156,6 +156,7 @@ fn attach(family: usize, handle: &Handle, fd: OwnedFd) -> Result<()> {
         segment.register_row(me, Some(fd.as_fd()))?;
     }
     let holder = Holder::new(Arc::clone(&segment), me)?;
+    registry.remove_unused()?;
     // Before Linux 5.14 a fork could not commit a row without it.
     let keep = segment.commit_again(me).is_err();
     let fd = keep.then(|| CachedFd::new(fd).ok()).flatten();

@@ -297,7 +297,7 @@ impl Registry {
         let Some(local) = self.local(segment) else {
             return Ok(()); // let go of as inherited, and the segment with it
         };
-        let (family, owner) = (local.family, local.owner);
+        let family = local.family;
         match &mut local.kind {
             Kind::Own(number) => {
                 let number = *number;
@@ -305,10 +305,8 @@ impl Registry {
                 pool.ok_or(Error::Stale)?.release(number, block)
             }
             Kind::Attached { holder, .. } => {
-                let is_last = holder.release_since(block, since)?;
-                let is_unused = holder.held_blocks() == 0;
-                if is_last && is_unused && !self.families[family].family.counts(owner) {
-                    self.remove(segment);
+                if holder.release_since(block, since)? {
+                    self.remove_if_unused(segment)?;
                 }
                 Ok(())
             }
@@ -329,19 +327,37 @@ impl Registry {
     }
 
     /// Forgets the segments of dead owners of which nothing is held here.
-    pub(super) fn remove_unused(&mut self) {
+    pub(super) fn remove_unused(&mut self) -> Result<()> {
         for id in self.ids() {
-            let Some(local) = self.local(id) else {
-                continue;
-            };
-            let (family, owner) = (local.family, local.owner);
-            if let Kind::Attached { holder, .. } = &local.kind
-                && holder.held_blocks() == 0
-                && !self.families[family].family.counts(owner)
-            {
-                self.remove(id);
-            }
+            self.remove_if_unused(id)?;
         }
+        Ok(())
+    }
+
+    /// One that handles of ours are still on their way to is kept, so that they can be
+    /// given up.
+    fn remove_if_unused(&mut self, id: SegmentId) -> Result<()> {
+        let Some(local) = self.local(id) else {
+            return Ok(());
+        };
+        let (family, owner) = (local.family, local.owner);
+        let Kind::Attached { holder, .. } = &local.kind else {
+            return Ok(());
+        };
+        if holder.held_blocks() > 0 {
+            return Ok(());
+        }
+        let segment = Arc::clone(holder.segment());
+        let member = &self.families[family];
+        if member.family.counts(owner) {
+            return Ok(());
+        }
+        let me = member.me;
+        let mut tokens = segment.tokens_in_flight()?.into_iter();
+        if !tokens.any(|token| me.is_some() && token.sender == me) {
+            self.remove(id);
+        }
+        Ok(())
     }
 
     /// The tracker is gone: what it had must be told again.
