@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fork::in_one_process;
 use super::handle::{Handle, Hints};
 use super::registry::{Kind, Local, SegmentId, lock};
 use super::{Hold, membership};
@@ -25,7 +26,7 @@ use crate::pool::tokens::TokenName;
 use crate::sys::fd::CachedFd;
 use crate::sys::identity::Identity;
 use crate::sys::process::{self, ProcessId};
-use crate::sys::{clock, fd, feature};
+use crate::sys::{clock, fd, feature, fork as process_fork};
 
 /// How often a sender looks whether the tracker is still there: it may have been
 /// replaced by one that has not been told of our segments.
@@ -58,7 +59,8 @@ impl Hold {
     /// [`Error::Interrupted`]; the system's when a tracker cannot be started for want of
     /// memory or descriptors.
     pub fn send(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<(Handle, Sent)> {
-        ensure_told(self.held.segment, keep_going)?;
+        let segment = self.held.segment;
+        in_one_process(keep_going, |keep_going| ensure_told(segment, keep_going))?;
         let mut handle = self.handle()?;
         let mut registry = lock();
         let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
@@ -119,6 +121,10 @@ impl Hold {
 /// block was given back; [`Error::TrackerUnavailable`] when its segment is out of reach;
 /// [`Error::Damaged`] and [`Error::WrongSegment`] for what is not what it should be.
 pub fn receive(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
+    in_one_process(keep_going, |keep_going| receive_here(handle, keep_going))
+}
+
+fn receive_here(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
     let block = handle.block as usize;
     for _ in 0..ROUNDS {
         let mut registry = lock();
@@ -157,6 +163,7 @@ fn attach(family: usize, handle: &Handle, fd: OwnedFd) -> Result<()> {
         segment.register_row(me, Some(fd.as_fd()))?;
     }
     let holder = Holder::new(Arc::clone(&segment), me)?;
+    registry.remove_unused()?;
     // Before Linux 5.14 a fork could not commit a row without it.
     let keep = segment.commit_again(me).is_err();
     let fd = keep.then(|| CachedFd::new(fd).ok()).flatten();
@@ -295,6 +302,7 @@ fn connection(
         .and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
     registry.untell(family);
     drop(registry);
+    let epoch = process_fork::epoch();
     if !keep_going() {
         return Err(Error::Interrupted);
     }
@@ -317,6 +325,9 @@ fn connection(
     announce(family, &made, keep_going)?;
     let made = Arc::new(made);
     let mut registry = lock();
+    if process_fork::epoch() != epoch {
+        return Err(Error::Interrupted); // it is our parent's
+    }
     let member = &mut registry.families[family];
     member.looked_at = Some(Instant::now());
     // Of two threads the first: what it has told counts.

@@ -39,6 +39,9 @@ impl Watch {
 
     /// Finds the dead; how many there were.
     fn look(&mut self, family: &Family, file: Identity, me: Participant) -> Result<usize> {
+        if !family.counts(me) {
+            return Ok(0); // taken for dead: our slot may be another's, which recovers
+        }
         self.looked = Some(Instant::now());
         if self.epoch != fork::epoch() {
             self.epoch = fork::epoch();
@@ -69,6 +72,19 @@ pub(super) fn look_for_the_dead(
     watch.look(family, file, me).unwrap_or(0)
 }
 
+/// Finds the dead if the last look is long enough ago; whether there were any, so that
+/// memory and slots have become free. A fork asks when it finds no slot: without one the
+/// parent keeps what it holds for good.
+pub(super) fn make_room(
+    watch: &Mutex<Watch>,
+    family: &Family,
+    file: Identity,
+    me: Participant,
+) -> bool {
+    let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+    watch.is_due() && watch.look(family, file, me).is_ok_and(|dead| dead > 0)
+}
+
 /// What our pool in a family is made of.
 pub(super) fn options(
     watch: &Arc<Mutex<Watch>>,
@@ -80,10 +96,7 @@ pub(super) fn options(
     let family = Arc::clone(family);
     PoolOptions {
         limit: Box::new(limit::check),
-        before_growing: Box::new(move || {
-            let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.is_due() && watch.look(&family, file, me).is_ok_and(|dead| dead > 0)
-        }),
+        before_growing: Box::new(move || make_room(&watch, &family, file, me)),
         ..PoolOptions::default()
     }
 }

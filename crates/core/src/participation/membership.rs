@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::registry::{Membership, lock};
+use super::fork::in_one_process;
+use super::registry::{Membership, Registry, lock};
 use super::{Handle, exchange};
 use crate::error::{Error, Result};
 use crate::members::client::Connection;
@@ -19,6 +20,10 @@ use crate::sys::{fd, shm};
 /// Makes sure that this process has a family where it can make arrays: the one it was
 /// pointed to, if that is still there, or a new one.
 pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    in_one_process(keep_going, ensure_home_here)
+}
+
+fn ensure_home_here(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
     let mut registry = lock();
     if registry.home().is_some() {
         return Ok(());
@@ -44,8 +49,14 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
             Ok(None) | Err(_) => {}
         }
     }
-    let (family, fd) = Family::create()?;
-    enter(family, fd, options.cookie, None, keep_going)
+    let mut registry = lock();
+    if registry.families.is_empty() {
+        // Under the lock: two threads that come here make one family, and a fork meets
+        // none of it or all.
+        let (family, fd) = Family::create()?;
+        enter_locked(&mut registry, family, fd, options.cookie)?;
+    }
+    Ok(()) // another thread was here; the caller looks again
 }
 
 /// Joins the family of a handle that [`super::receive`] did not know.
@@ -55,6 +66,16 @@ pub(super) fn ensure_home(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
 /// [`Error::ForeignHandle`] when it cannot be reached from here; [`Error::Full`] when it
 /// has no room; [`Error::WrongSegment`] for a program with another version.
 pub fn join(handle: &Handle, cookie: [u8; 16], keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    in_one_process(keep_going, |keep_going| {
+        join_here(handle, cookie, keep_going)
+    })
+}
+
+fn join_here(
+    handle: &Handle,
+    cookie: [u8; 16],
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<()> {
     if handle.boot != Identity::boot()[0] {
         return Err(Error::ForeignHandle(
             "it was made on another host, or before this one was restarted",
@@ -99,35 +120,39 @@ fn enter(
     connection: Option<Connection>,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<()> {
-    let os = |errno: Errno| Error::os("join a family", "", errno);
-    let file = shm::status(&fd).map_err(os)?.identity;
-    let fd = CachedFd::new(fd).map_err(os)?;
-    let mut registry = lock();
-    let known = match registry.family(family.id()) {
-        Some(known) => {
-            let member = &mut registry.families[known];
-            if member.me.is_none() {
-                member.me = Some(member.family.join()?);
-            }
-            known
-        }
-        None => {
-            // Under the lock: a fork meets a member or none.
-            let me = family.join()?;
-            let family = Arc::new(family);
-            let member = Membership::new(family, file, fd, cookie, me);
-            registry.families.push(member);
-            registry.families.len() - 1
-        }
-    };
+    let known = enter_locked(&mut lock(), family, fd, cookie)?;
     let Some(connection) = connection else {
         return Ok(());
     };
-    drop(registry);
     exchange::announce(known, &connection, keep_going)?;
     let member = &mut lock().families[known];
     member
         .connection
         .get_or_insert_with(|| Arc::new(connection));
     Ok(())
+}
+
+/// Becomes a member, if this process is none; the family's place.
+fn enter_locked(
+    registry: &mut Registry,
+    family: Family,
+    fd: OwnedFd,
+    cookie: [u8; 16],
+) -> Result<usize> {
+    let os = |errno: Errno| Error::os("join a family", "", errno);
+    let file = shm::status(&fd).map_err(os)?.identity;
+    let fd = CachedFd::new(fd).map_err(os)?;
+    if let Some(known) = registry.family(family.id()) {
+        let member = &mut registry.families[known];
+        if member.me.is_none() {
+            member.me = Some(member.family.join()?);
+        }
+        return Ok(known);
+    }
+    // Under the lock: a fork meets a member or none.
+    let me = family.join()?;
+    let family = Arc::new(family);
+    let member = Membership::new(family, file, fd, cookie, me);
+    registry.families.push(member);
+    Ok(registry.families.len() - 1)
 }

@@ -6,8 +6,9 @@
 //!   it, until it is dropped there or the process ends, however it ends.
 //! - A fork at any moment, from any thread and from C, leaves parent and child with
 //!   what both see; neither waits for the other (rule P5). The handlers are
-//!   `pthread_atfork`'s, allocate nothing and talk to nobody; how long they take depends
-//!   on how many segments there are, not on how many arrays.
+//!   `pthread_atfork`'s and talk to nobody; how long they take depends on how many
+//!   segments there are, not on how many arrays. The child's allocates nothing; the
+//!   parent's does only when all slots are taken, to look for the dead.
 //! - Nothing here is waited for with the lock held, and `keep_going`, which may run any
 //!   code of the user's, is never called with it.
 //! - The tracker is started when the first handle leaves the process, and not needed by
@@ -121,6 +122,12 @@ impl Drop for Hold {
 /// [`Error::NoSpace`], [`Error::Limit`], [`Error::Interrupted`] when `keep_going` said so;
 /// the system's.
 pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
+    fork::in_one_process(keep_going, |keep_going| {
+        allocate_here(size_bytes, keep_going)
+    })
+}
+
+fn allocate_here(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
     let mut is_trimmed = false;
     loop {
         let mut registry = lock();
@@ -137,7 +144,7 @@ pub fn allocate(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Result
             done = commit.run(keep_going);
             registry = lock();
             if process_fork::epoch() != epoch {
-                continue; // `keep_going` forked: the pool is our parent's
+                return Err(Error::Interrupted); // `keep_going` forked: the pool is our parent's
             }
             opening.is_committed = done.is_ok();
         }

@@ -304,7 +304,7 @@ impl Registry {
         let Some(local) = self.local(segment) else {
             return Ok(()); // let go of as inherited, and the segment with it
         };
-        let (family, owner) = (local.family, local.owner);
+        let family = local.family;
         match &mut local.kind {
             Kind::Own(number) => {
                 let number = *number;
@@ -312,10 +312,8 @@ impl Registry {
                 pool.ok_or(Error::Stale)?.release(number, block)
             }
             Kind::Attached { holder, .. } => {
-                let is_last = holder.release_since(block, since)?;
-                let is_unused = holder.held_blocks() == 0;
-                if is_last && is_unused && !self.families[family].family.counts(owner) {
-                    self.remove(segment);
+                if holder.release_since(block, since)? {
+                    self.remove_if_unused(segment)?;
                 }
                 Ok(())
             }
@@ -336,19 +334,37 @@ impl Registry {
     }
 
     /// Forgets the segments of dead owners of which nothing is held here.
-    pub(super) fn remove_unused(&mut self) {
+    pub(super) fn remove_unused(&mut self) -> Result<()> {
         for id in self.ids() {
-            let Some(local) = self.local(id) else {
-                continue;
-            };
-            let (family, owner) = (local.family, local.owner);
-            if let Kind::Attached { holder, .. } = &local.kind
-                && holder.held_blocks() == 0
-                && !self.families[family].family.counts(owner)
-            {
-                self.remove(id);
-            }
+            self.remove_if_unused(id)?;
         }
+        Ok(())
+    }
+
+    /// One that handles of ours are still on their way to is kept, so that they can be
+    /// given up.
+    fn remove_if_unused(&mut self, id: SegmentId) -> Result<()> {
+        let Some(local) = self.local(id) else {
+            return Ok(());
+        };
+        let (family, owner) = (local.family, local.owner);
+        let Kind::Attached { holder, .. } = &local.kind else {
+            return Ok(());
+        };
+        if holder.held_blocks() > 0 {
+            return Ok(());
+        }
+        let segment = Arc::clone(holder.segment());
+        let member = &self.families[family];
+        if member.family.counts(owner) {
+            return Ok(());
+        }
+        let me = member.me;
+        let mut tokens = segment.tokens_in_flight()?.into_iter();
+        if !tokens.any(|token| me.is_some() && token.sender == me) {
+            self.remove(id);
+        }
+        Ok(())
     }
 
     /// The tracker is gone: what it had must be told again.
@@ -399,7 +415,18 @@ impl Registry {
     fn count_child_in(&mut self, family: usize) -> Result<()> {
         let member = &mut self.families[family];
         let me = member.me()?;
-        let child = member.family.reserve_for_child(me)?;
+        if !member.family.counts(me) {
+            // Taken for dead: what it held may be others' by now, and is not passed on.
+            return Err(Error::Stale);
+        }
+        let child = match member.family.reserve_for_child(me) {
+            Err(Error::Full { .. })
+                if growth::make_room(&member.watch, &member.family, member.file, me) =>
+            {
+                member.family.reserve_for_child(me)?
+            }
+            other => other?,
+        };
         let copied = Self::copy_rows(&self.segments, member, family, me, child);
         if copied.is_err() {
             member.family.declare_dead(child)?;

@@ -144,7 +144,7 @@ pub fn trim(in_flight: bool) -> Result<u64> {
     if in_flight {
         give_up_tokens(&mut registry)?;
     }
-    registry.remove_unused();
+    registry.remove_unused()?;
     let mut given_back = 0;
     for member in &mut registry.families {
         member.look_for_the_dead();
@@ -181,6 +181,6 @@ pub fn drop_inherited() -> Result<usize> {
     for id in registry.ids() {
         dropped += registry.holder(id)?.drop_inherited()?;
     }
-    registry.remove_unused();
+    registry.remove_unused()?;
     Ok(dropped)
 }

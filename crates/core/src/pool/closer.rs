@@ -194,13 +194,18 @@ impl Closer {
     /// nothing more.
     fn check_in_charge(&self) -> Result<()> {
         let closer = self.segment.header(offset_of!(PoolHeader, closer))?;
-        if closer.load(Ordering::Acquire) == self.me.pack() {
-            Ok(())
-        } else {
-            Err(Error::NotAllowed(
+        if closer.load(Ordering::Acquire) != self.me.pack() {
+            return Err(Error::NotAllowed(
                 "another process replaced the pool's closer",
-            ))
+            ));
         }
+        if !self.segment.family().counts(self.me) {
+            // Its own row does not count either: it would free what it uses.
+            return Err(Error::NotAllowed(
+                "this process is no member of its family any more: it left, or was taken for dead",
+            ));
+        }
+        Ok(())
     }
 
     /// Finds out whose rows changed hands or belong to the dead.

@@ -267,9 +267,10 @@ impl Holder {
 
     /// In a forked child: what the parent held is held by the child's own row, which
     /// was copied before the fork, and is dropped there. Without a `child` the row is
-    /// the parent's, which has pinned it, and stays as it is. Takes constant time.
+    /// the parent's, which has pinned it, and stays as it is; so it is in all further
+    /// generations. Takes constant time.
     pub fn become_child(&mut self, child: Option<Participant>) {
-        self.me = child;
+        self.me = self.me.and(child);
         self.epoch = self.epoch.wrapping_add(1);
     }
 

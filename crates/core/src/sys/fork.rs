@@ -50,7 +50,8 @@ thread_local! {
 #[derive(Debug)]
 pub struct Forking(());
 
-/// What to do around each fork. They must not lock, wait, panic or allocate.
+/// What to do around each fork. They must not lock, wait or panic, and the child's must
+/// not allocate.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// Before it, in the thread that forks.

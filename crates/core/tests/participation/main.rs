@@ -1,0 +1,12 @@
+//! This process as a participant, and its forked children.
+//!
+//! One process is one participant, so each scenario runs in a process of its own
+//! ([`alone`]): figures of the whole process then mean something.
+
+mod alone;
+mod descriptors;
+mod forks;
+mod handlers;
+mod handles;
+mod slots;
+mod threads;
