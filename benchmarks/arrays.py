@@ -24,7 +24,8 @@ FAILURES = []
 def promise(what, figure, limit, most):
     """One line about a figure that has a limit."""
     good = figure <= limit if most else figure >= limit
-    print("  {:<62} {:8.2f}  ({} {:g}){}".format(what, figure, "at most" if most else "at least", limit, "" if good else "  MISSED"))
+    print("  {:<62} {:8.2f}  ({} {:g}){}".format(
+        what, figure, "at most" if most else "at least", limit, "" if good else "  MISSED"))
     sys.stdout.flush()
     if not good:
         FAILURES.append("{}: {:.2f}".format(what, figure))

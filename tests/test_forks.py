@@ -299,7 +299,7 @@ def test_prefork_server():
     """As gunicorn: the master loads data, workers come and go, some by SIGKILL."""
     data = snp.array(np.arange(10000.0))
     workers = []
-    for number in range(4):
+    for _ in range(4):
         pid = os.fork()
         if pid == 0:
             try:

@@ -16,7 +16,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy import Queue, _core  # noqa: E402
-from test_array import exists, name_of, same  # noqa: E402
+from test_array import exists, memory_of, name_of, same  # noqa: E402
 
 
 class Frame:
@@ -198,7 +198,7 @@ def test_nested_and_the_producer_is_gone(context):
     assert got["frame"].number == 7
     got["list"][0][9] = 90
     assert got["view"][0] == got["frame"].pixels[-1] == got["list"][1][9] == 90
-    assert len({name_of(item) for item in (got["view"], *got["list"], got["frame"].pixels)}) == 1
+    assert len({memory_of(item) for item in (got["view"], *got["list"], got["frame"].pixels)}) == 1
     got["view"].unlink()
 
 

@@ -35,6 +35,14 @@ from .memory import stats as stats
 from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
+from .memory import (
+    ForeignHandle as ForeignHandle,
+    StaleHandle as StaleHandle,
+    TrackerUnavailable as TrackerUnavailable,
+    drop_inherited as drop_inherited,
+    stats as stats,
+    trim as trim,
+)
 from .queue import Queue as Queue
 
 __all__ = [

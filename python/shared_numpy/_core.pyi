@@ -179,7 +179,7 @@ def array_is_dropped(array: np.ndarray[Any, Any]) -> bool:
     """Whether an array lies in memory that `drop_inherited` has let go of."""
 
 def array_name(array: np.ndarray[Any, Any]) -> str | None:
-    """A name for the whole memory of an array, a row of bytes; it holds nothing. None when that is not a block's."""
+    """A name for an array, which `array_open` takes; it holds nothing. None when that is not a block's."""
 
 def array_memory(array: np.ndarray[Any, Any]) -> Exporter | None:
     """The memory of an array; None when that is not a block's."""

@@ -66,4 +66,4 @@ def guard():
             setattr(SharedNDArray, name, _guarded(original))
         elif hasattr(original, "__get__"):  # data, flat, T, real, imag
             setattr(SharedNDArray, name, property(_guarded(original.__get__), original.__set__))
-    SharedNDArray.__array_ufunc__ = _ufunc
+    setattr(SharedNDArray, "__array_ufunc__", _ufunc)  # noqa: B010  (mypy knows it as a method)

@@ -122,7 +122,10 @@ def open_name(name):
 
     Raises ValueError for a name that leads nowhere, and what `_family.open_array` raises.
     """
-    handle, _, text = _bare(name).partition(".")
+    handle, dot, text = _bare(name).partition(".")
+    if not dot:
+        raise ValueError("{!r} begins like the name of an array without name of its own (`a.shm.name`), "
+                         "and is none".format(name))
     try:
         told = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii"))
         dtype = _parse_dtype(told, 0)

@@ -63,7 +63,8 @@ pub(crate) fn exception(error: Error) -> PyErr {
         Error::BadName { .. }
         | Error::Empty { .. }
         | Error::Foreign { .. }
-        | Error::BadSetting { .. } => PyValueError::new_err(message),
+        | Error::BadSetting { .. }
+        | Error::Dropped => PyValueError::new_err(message),
         Error::Limit { .. } => PyMemoryError::new_err(message),
         Error::Dropped => PyValueError::new_err(message),
         Error::OutOfBounds { .. } => PyIndexError::new_err(message),

@@ -217,17 +217,20 @@ unsafe extern "C" fn getbuffer(
     // SAFETY: CPython calls this slot with objects of our type only.
     let exporter = unsafe { &*object.cast::<ExporterObject>() };
     let refusal = if view.is_null() || exporter.start.is_null() {
-        Some(c"nothing to export")
+        // SAFETY: the exception type is a static of the running interpreter.
+        Some((unsafe { ffi::PyExc_BufferError }, c"nothing to export"))
     } else {
         // SAFETY: where there is a start, there is a memory.
         match unsafe { exporter.memory.assume_init_ref() } {
-            Memory::Block(hold) if hold.is_dropped() => Some(DROPPED),
+            // As using an array over it; where that looks first, it says more.
+            Memory::Block(hold) if hold.is_dropped() => {
+                // SAFETY: the exception type is a static of the running interpreter.
+                Some((unsafe { ffi::PyExc_ValueError }, DROPPED))
+            }
             _ => None,
         }
     };
-    if let Some(refusal) = refusal {
-        // SAFETY: the exception type is a static of the running interpreter.
-        let kind = unsafe { ffi::PyExc_BufferError };
+    if let Some((kind, refusal)) = refusal {
         // SAFETY: the GIL is held; the message is a C string.
         unsafe { ffi::PyErr_SetString(kind, refusal.as_ptr()) };
         return -1;

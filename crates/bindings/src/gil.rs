@@ -34,6 +34,39 @@ unsafe extern "C-unwind" {
     ) -> *mut ffi::PyObject;
 }
 
+/// The functions above that may end the thread.
+///
+/// To be called through [`the`], as pointers that the compiler cannot see through. PyO3
+/// declares them as functions through which nothing unwinds, and of two declarations of a
+/// name LLVM keeps one: if that is PyO3's, the guards below are optimised away. Which it
+/// is depends on what else the crate calls.
+struct Ending {
+    restore: unsafe extern "C-unwind" fn(*mut ffi::PyThreadState),
+    check_signals: unsafe extern "C-unwind" fn() -> c_int,
+    index: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
+    tuple: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
+    call: unsafe extern "C-unwind" fn(
+        *mut ffi::PyObject,
+        *mut ffi::PyObject,
+        *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject,
+}
+
+static ENDING: Ending = Ending {
+    restore: PyEval_RestoreThread,
+    check_signals: PyErr_CheckSignals,
+    index: PyNumber_Index,
+    tuple: PySequence_Tuple,
+    call: PyObject_Call,
+};
+
+/// A function of [`ENDING`].
+#[inline]
+fn the<F: Copy>(function: &'static F) -> F {
+    // SAFETY: a reference. Volatile, so that nobody concludes what it reads.
+    unsafe { ptr::read_volatile(function) }
+}
+
 /// The interpreter lock is released while this lives.
 pub(crate) struct Detached {
     state: *mut ffi::PyThreadState,
@@ -95,7 +128,7 @@ impl Drop for Detached {
 fn restore(state: *mut ffi::PyThreadState) {
     // SAFETY: `state` came from `PyEval_SaveThread` on this thread and is restored
     // once.
-    parking(|| unsafe { PyEval_RestoreThread(state) });
+    parking(|| unsafe { the(&ENDING.restore)(state) });
 }
 
 /// Runs `call`; should CPython end this thread inside, it is parked here for ever.
@@ -126,7 +159,7 @@ fn made<'py>(py: Python<'py>, object: *mut ffi::PyObject) -> PyResult<Bound<'py,
 /// Runs pending signal handlers (and, since 3.12, the garbage collector).
 pub(crate) fn check_signals(py: Python<'_>) -> PyResult<()> {
     // SAFETY: `py` proves that the lock is held.
-    match parking(|| unsafe { PyErr_CheckSignals() }) {
+    match parking(|| unsafe { the(&ENDING.check_signals)() }) {
         0 => Ok(()),
         _ => Err(PyErr::fetch(py)),
     }
@@ -137,7 +170,7 @@ pub(crate) fn index<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
     // SAFETY: `object` is alive and the lock is held.
     made(
         object.py(),
-        parking(|| unsafe { PyNumber_Index(object.as_ptr()) }),
+        parking(|| unsafe { the(&ENDING.index)(object.as_ptr()) }),
     )
 }
 
@@ -146,7 +179,7 @@ pub(crate) fn tuple<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTu
     // SAFETY: `object` is alive and the lock is held.
     let tuple = made(
         object.py(),
-        parking(|| unsafe { PySequence_Tuple(object.as_ptr()) }),
+        parking(|| unsafe { the(&ENDING.tuple)(object.as_ptr()) }),
     )?;
     Ok(tuple.cast_into()?)
 }
@@ -165,7 +198,7 @@ pub(crate) unsafe fn call_with<'py>(
     // SAFETY: alive, as the caller promises of the others, and the lock is held.
     made(
         py,
-        parking(|| unsafe { PyObject_Call(callable, args, keywords) }),
+        parking(|| unsafe { the(&ENDING.call)(callable, args, keywords) }),
     )
 }
 

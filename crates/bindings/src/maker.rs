@@ -59,7 +59,7 @@ static MAKERS: [Maker; 3] = [
     },
     Maker {
         name: c"ndarray",
-        signature: "(shape, dtype=None, order=None)",
+        signature: "(shape, dtype=None, order=None, *, name=None, persist=False, mode=None)",
         is_zeroed: false,
         call: make::<2>,
         call_36: make_36::<2>,
