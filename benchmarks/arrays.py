@@ -12,12 +12,13 @@ import time
 import numpy as np
 
 import shared_numpy as snp
+from shared_numpy import shared_memory
 
 import _measure
 
 KIB = 1024
 SIZES = [KIB, 4 * KIB, 64 * KIB, KIB * KIB, 36 * 1000 * 1000]
-FRAME_ITEMS = 9000000  # 36 MB of float32
+FRAME_ITEMS = 4500000  # 36 MB of float64
 FAILURES = []
 
 
@@ -68,7 +69,7 @@ def creation(quick):
 # --- frames ---
 
 def fill(frame, number):
-    """The producer's work: writes all of the frame."""
+    """The work of the producer: writes all of the frame."""
     frame.fill(number % 100)
 
 
@@ -82,18 +83,17 @@ def consume(queue, count, answer):
     """The consumer: sums each frame."""
     for number in range(count):
         frame = queue.get()
-        check(float(frame.sum(dtype=np.float64)), number)
+        check(float(frame.sum()), number)
         del frame
         answer.put(number)
 
 
 def consume_segments(queue, count, answer):
     """The consumer for a fresh segment for each frame."""
-    from shared_numpy import shared_memory
     for number in range(count):
         segment = shared_memory.SharedMemory(queue.get())
-        frame = np.ndarray((FRAME_ITEMS,), np.float32, segment.buf)
-        check(float(frame.sum(dtype=np.float64)), number)
+        frame = np.ndarray((FRAME_ITEMS,), np.float64, segment.buf)
+        check(float(frame.sum()), number)
         del frame
         segment.close()
         segment.unlink()
@@ -102,16 +102,15 @@ def consume_segments(queue, count, answer):
 
 def produce(queue, number):
     """A frame in recycled memory."""
-    frame = snp.empty(FRAME_ITEMS, np.float32)
+    frame = snp.empty(FRAME_ITEMS, np.float64)
     fill(frame, number)
     queue.put(frame)
 
 
 def produce_segment(queue, number):
     """A frame in a segment of its own."""
-    from shared_numpy import shared_memory
-    segment = shared_memory.SharedMemory(create=True, size=4 * FRAME_ITEMS)
-    frame = np.ndarray((FRAME_ITEMS,), np.float32, segment.buf)
+    segment = shared_memory.SharedMemory(create=True, size=8 * FRAME_ITEMS)
+    frame = np.ndarray((FRAME_ITEMS,), np.float64, segment.buf)
     fill(frame, number)
     del frame
     queue.put(segment.name)
@@ -121,6 +120,10 @@ def produce_segment(queue, number):
 def through(make_queue, producer, consumer, count):
     """Seconds for a frame that is written here and summed in a child; one after the other, as in one process."""
     context = multiprocessing.get_context("fork")
+    # So that the child finds the tracker of segments: it is to hear who removed them.
+    first = shared_memory.SharedMemory(create=True, size=1)
+    first.close()
+    first.unlink()
     queue, answer = make_queue(context), context.Queue()
     child = context.Process(target=consumer, args=(queue, count + 2, answer))
     child.start()
@@ -140,12 +143,12 @@ def through(make_queue, producer, consumer, count):
 
 def inside(count):
     """The same work within one process, in one ordinary array."""
-    frame = np.empty(FRAME_ITEMS, np.float32)
+    frame = np.empty(FRAME_ITEMS, np.float64)
     fill(frame, 0)
     began = time.perf_counter()
     for number in range(count):
         fill(frame, number)
-        check(float(frame.sum(dtype=np.float64)), number)
+        check(float(frame.sum()), number)
     return (time.perf_counter() - began) / count
 
 
