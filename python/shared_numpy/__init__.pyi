@@ -5,12 +5,7 @@ from . import reduction as reduction
 from . import resource_tracker as resource_tracker
 from . import semaphore_tracker as semaphore_tracker
 from . import shared_memory as shared_memory
-from ._core import (
-    ForeignHandle as ForeignHandle,
-    StaleHandle as StaleHandle,
-    TrackerUnavailable as TrackerUnavailable,
-    __version__ as __version__,
-)
+from ._core import __version__ as __version__
 from ._install import install as install
 from ._install import uninstall as uninstall
 from .array import (
@@ -35,14 +30,6 @@ from .memory import stats as stats
 from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
-from .memory import (
-    ForeignHandle as ForeignHandle,
-    StaleHandle as StaleHandle,
-    TrackerUnavailable as TrackerUnavailable,
-    drop_inherited as drop_inherited,
-    stats as stats,
-    trim as trim,
-)
 from .queue import Queue as Queue
 
 __all__ = [

@@ -66,7 +66,6 @@ pub(crate) fn exception(error: Error) -> PyErr {
         | Error::BadSetting { .. }
         | Error::Dropped => PyValueError::new_err(message),
         Error::Limit { .. } => PyMemoryError::new_err(message),
-        Error::Dropped => PyValueError::new_err(message),
         Error::OutOfBounds { .. } => PyIndexError::new_err(message),
         Error::ReadOnly => PyTypeError::new_err(message),
         Error::Stale => StaleHandle::new_err(message),
