@@ -272,7 +272,7 @@ def test_other_arguments_give_what_numpy_gives(arguments):
 def test_makers_are_called_as_python_functions_are():
     for maker in (snp.empty, snp.zeros, snp.ndarray):
         assert str(inspect.signature(maker)).startswith("(shape, dtype=None, order=")
-        assert maker.__module__ == "shared_numpy.array" and "shared memory" in maker.__doc__
+        assert maker.__module__ == "shared_numpy.arrays" and "shared memory" in maker.__doc__
         assert pickle.loads(pickle.dumps(maker)) is maker
         for arguments, keywords in [
                 ((), {}), ((), {"dtype": "u1"}), ((1, "u1", "C", None), {}), ((1,), {"shape": 1}),
@@ -839,7 +839,7 @@ def test_numpy_missing_is_a_clear_error():
         sys.modules["numpy"] = None
         import shared_numpy.shared_memory
         try:
-            import shared_numpy.array
+            import shared_numpy.arrays
         except ImportError as error:
             assert "shared-numpy[arrays]" in str(error), error
         else:

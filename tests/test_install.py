@@ -564,22 +564,3 @@ def test_the_package_lists_and_finds_its_names(shared_environment):
     """
     assert shared_environment.run(code) == (
         0, "module 'shared_numpy' has no attribute 'nothing'\n", "")
-
-
-def test_a_function_stays_one_although_a_module_has_its_name(tmp_path):
-    """`shared_numpy.array`, whose module the import system would put in its place."""
-    shutil.copytree(PACKAGE, str(tmp_path / "shared_numpy"))
-    (tmp_path / "shared_numpy" / "array.py").write_text("def array(): return 1\ndef zeros(): return 0\n")
-    code = """
-        import sys
-        sys.path.insert(0, {!r})
-        import shared_numpy
-        from shared_numpy.array import zeros
-        assert zeros is shared_numpy.zeros
-        assert shared_numpy.array() == 1
-        import shared_numpy.array
-        from shared_numpy import array
-        assert array() == shared_numpy.array() == 1
-    """.format(str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE)
-    assert process.communicate() == (None, b"") and process.returncode == 0

@@ -267,7 +267,7 @@ def test_another_array_of_the_name_is_not_removed_by_the_tracker(name):
     assert snp.attach(name).shape == (5,)
 
 
-@pytest.mark.parametrize("first", ["named", "array", "reduction", "queue"])
+@pytest.mark.parametrize("first", ["named", "arrays", "reduction", "queue"])
 def test_modules_can_be_imported_in_any_order(first):
     assert program("import importlib\nimportlib.import_module('shared_numpy.' + sys.argv[1])\n"
                    "print(snp.attach.__module__, snp.ndarray(3).shape)", first) == "shared_numpy.named (3,)"

@@ -2,8 +2,8 @@
 
 Importing this package loads nothing: each public name is fetched at its first
 use, so that ``from shared_numpy import shared_memory`` costs neither NumPy nor
-``multiprocessing``. Python 3.6 knows no ``__getattr__`` of modules; the class of
-this module does it on every version. Type checkers read ``__init__.pyi``.
+``multiprocessing``. (On 3.6 by the class of this module: an ordinary one is quicker, and
+knows a ``__getattr__`` from 3.7 on.) Type checkers read ``__init__.pyi``.
 """
 
 import os
@@ -47,25 +47,26 @@ __all__ = [
 _HOME = {
     "ForeignHandle": "memory",
     "Queue": "queue",
-    "SharedNDArray": "array",
+    "SharedNDArray": "arrays",
     "StaleHandle": "memory",
     "TrackerUnavailable": "memory",
     "__version__": "_core",
-    "array": "array",
+    "array": "arrays",
+    "arrays": None,
     "attach": "named",
     "drop_inherited": "memory",
-    "empty": "array",
-    "empty_like": "array",
-    "from_array": "array",
-    "full": "array",
-    "full_like": "array",
+    "empty": "arrays",
+    "empty_like": "arrays",
+    "from_array": "arrays",
+    "full": "arrays",
+    "full_like": "arrays",
     "install": "_install",
     "managers": None,
     "memory": None,
     "named": None,
-    "ndarray": "array",
-    "ones": "array",
-    "ones_like": "array",
+    "ndarray": "arrays",
+    "ones": "arrays",
+    "ones_like": "arrays",
     "queue": None,
     "reduction": None,
     "resource_tracker": None,
@@ -75,43 +76,40 @@ _HOME = {
     "trim": "memory",
     "uninstall": "_install",
     "unlink": "named",
-    "zeros": "array",
-    "zeros_like": "array",
+    "zeros": "arrays",
+    "zeros_like": "arrays",
 }
 
 
-class _Package(type(sys)):
-    """The package's own class: a module whose public names arrive when asked for."""
-
-    def __getattr__(self, name):
-        try:
-            home = _HOME[name]
-        except KeyError:
-            # In these words `hasattr`, `from ... import` and help texts expect it.
-            raise AttributeError("module {!r} has no attribute {!r}".format(
-                self.__name__, name)) from None
-        # A plain `__import__`: `importlib` is not loaded in a bare interpreter.
-        full_name = self.__name__ + "." + (home or name)
-        __import__(full_name)
-        value = sys.modules[full_name]
-        if home is not None:
-            value = getattr(value, name)
-        setattr(self, name, value)
-        return value
-
-    def __dir__(self):
-        return sorted(set(self.__dict__).union(__all__))
-
-    # `shared_numpy.array` is a function, and there is a submodule of that name, which
-    # the import system would put in its place: a property is stronger than both.
-    @property
-    def array(self):
-        __import__(self.__name__ + ".array")
-        return sys.modules[self.__name__ + ".array"].array
-
-    @array.setter
-    def array(self, value):
-        pass
+def __getattr__(name):
+    try:
+        home = _HOME[name]
+    except KeyError:
+        # In these words `hasattr`, `from ... import` and help texts expect it.
+        raise AttributeError("module {!r} has no attribute {!r}".format(
+            __name__, name)) from None
+    # A plain `__import__`: `importlib` is not loaded in a bare interpreter.
+    full_name = __name__ + "." + (home or name)
+    __import__(full_name)
+    value = sys.modules[full_name]
+    if home is not None:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__():
+    return sorted(set(globals()).union(__all__))
+
+
+if sys.version_info < (3, 7):
+    class _Package(type(sys)):
+        """The package's own class, for want of ``__getattr__`` in modules."""
+
+        def __getattr__(self, name):
+            return __getattr__(name)
+
+        def __dir__(self):
+            return __dir__()
+
+    sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,6 @@
+from . import arrays as arrays
 from . import managers as managers
+from . import memory as memory
 from . import named as named
 from . import queue as queue
 from . import reduction as reduction
@@ -8,7 +10,7 @@ from . import shared_memory as shared_memory
 from ._core import __version__ as __version__
 from ._install import install as install
 from ._install import uninstall as uninstall
-from .array import (
+from .arrays import (
     SharedNDArray as SharedNDArray,
     array as array,
     empty as empty,

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from . import _core
-from .array import SharedNDArray
+from .arrays import SharedNDArray
 
 # What tells about an array without touching its memory, or makes and unmakes it.
 _HARMLESS = {

@@ -24,7 +24,7 @@ from . import _family
 from . import _tracker
 
 # First of all: the two modules need each other, and its error says how to get numpy.
-__import__(__package__ + ".array")
+__import__(__package__ + ".arrays")
 
 import numpy as np  # noqa: E402
 
@@ -201,8 +201,7 @@ def _discard(name, identity):
 
 
 def _arrays():
-    # Not `from . import array`: that is the package's function of this name.
-    return sys.modules[__package__ + ".array"]
+    return sys.modules[__package__ + ".arrays"]
 
 
 def named_of(a):

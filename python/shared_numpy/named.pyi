@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import SharedNDArray
+from .arrays import SharedNDArray
 
 __all__ = ["attach", "unlink"]
 

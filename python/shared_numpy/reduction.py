@@ -104,9 +104,8 @@ def _copy(a):
 
 
 def _arrays():
-    # Not imported above: the two modules need each other. Not `from . import array`:
-    # that is the package's function of this name.
-    name = __package__ + ".array"
+    # Not imported above: the two modules need each other.
+    name = __package__ + ".arrays"
     if name not in sys.modules:
         __import__(name)  # a handle is the first that this process sees of arrays
     return sys.modules[name]

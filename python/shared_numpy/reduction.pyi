@@ -1,6 +1,6 @@
 from typing import Any
 
-from .array import SharedNDArray
+from .arrays import SharedNDArray
 
 __all__ = ["dumps", "loads", "register", "Published"]
 

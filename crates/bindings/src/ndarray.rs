@@ -208,7 +208,7 @@ fn array_type<'py>(ndarray: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> 
         slot(0, ptr::null_mut()),
     ];
     let mut spec = ffi::PyType_Spec {
-        name: c"shared_numpy.array.SharedNDArray".as_ptr(),
+        name: c"shared_numpy.arrays.SharedNDArray".as_ptr(),
         basicsize: 0, // as the base's
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as u32,
