@@ -26,6 +26,7 @@ use crate::helper::start::is_shortage;
 use crate::helper::wait::{PATIENCE, SLICE, Wait};
 use crate::layout::Participant;
 use crate::sys::fd::CachedFd;
+use crate::sys::fork;
 use crate::sys::process::{self, ProcessId};
 use crate::sys::socket::{self, Received, Until};
 use crate::tracker::address::Token;
@@ -58,6 +59,8 @@ pub enum Fetched {
 pub struct Connection {
     socket: CachedFd,
     tracker_pid: u32,
+    /// Whose it is: see [`fork::epoch`].
+    epoch: u32,
     requests: Mutex<Requests>,
 }
 
@@ -116,6 +119,7 @@ impl Connection {
         Ok(Connection {
             socket: CachedFd::new(socket).map_err(failed)?,
             tracker_pid,
+            epoch: fork::epoch(),
             requests: Mutex::default(),
         })
     }
@@ -299,7 +303,11 @@ impl<'a> Request<'a> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.connection.requests().waiting.remove(&self.number);
+        // In a child that was forked while we waited another thread of the parent's may have
+        // had the lock, for good.
+        if self.connection.epoch == fork::epoch() {
+            self.connection.requests().waiting.remove(&self.number);
+        }
     }
 }
 

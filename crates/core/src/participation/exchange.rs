@@ -11,8 +11,11 @@
 //!   the generation meant.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::fork::in_one_process;
 use super::handle::{Handle, Hints};
@@ -306,20 +309,25 @@ fn connection(
     if !keep_going() {
         return Err(Error::Interrupted);
     }
-    let made = match Connection::connect(id, cookie, keep_going)? {
-        Some((connection, _family_fd)) => connection,
-        None if !may_launch => return Ok(None),
-        None => {
-            let Some(family_fd) = family_fd else {
-                return Ok(None); // somebody closed it: who has it will start one
-            };
-            match Connection::launch(&executable, family_fd.as_fd(), id, cookie, keep_going)? {
-                Launched::Up(connection) => connection,
-                Launched::Unavailable(reason) => {
-                    lock().families[family].no_tracker = Some(reason);
-                    return Ok(None);
-                }
-            }
+    let family_fd = family_fd.filter(|_| may_launch);
+    let mut made = reach(&executable, family_fd.as_ref(), id, cookie, keep_going);
+    for _ in 1..ROUNDS {
+        let was_killed = |errno| matches!(errno, Errno::PIPE | Errno::CONNRESET);
+        if !made
+            .as_ref()
+            .is_err_and(|error| error.errno().is_some_and(was_killed))
+        {
+            break;
+        }
+        // It was killed as it started.
+        made = reach(&executable, family_fd.as_ref(), id, cookie, keep_going);
+    }
+    let made = match made? {
+        None => return Ok(None),
+        Some(Launched::Up(connection)) => connection,
+        Some(Launched::Unavailable(reason)) => {
+            lock().families[family].no_tracker = Some(reason);
+            return Ok(None);
         }
     };
     announce(family, &made, keep_going)?;
@@ -353,6 +361,24 @@ pub(super) fn announce(
         connection.guarded_by(guardian, keep_going)?;
     }
     Ok(())
+}
+
+/// Connects to a family's tracker, or starts one if there is none, and a descriptor of the
+/// family to give it. (Where somebody closed that, who has it will start one.)
+fn reach(
+    executable: &Path,
+    family_fd: Option<&OwnedFd>,
+    id: [u64; 2],
+    cookie: [u8; 16],
+    keep_going: &mut dyn FnMut() -> bool,
+) -> Result<Option<Launched>> {
+    if let Some((connection, _family_fd)) = Connection::connect(id, cookie, keep_going)? {
+        return Ok(Some(Launched::Up(connection)));
+    }
+    let Some(family_fd) = family_fd else {
+        return Ok(None);
+    };
+    Connection::launch(executable, family_fd.as_fd(), id, cookie, keep_going).map(Some)
 }
 
 /// Whether the tracker of the home family is known to serve, and how it is found: what
