@@ -22,6 +22,7 @@ use super::handle::{Handle, Hints};
 use super::registry::{Kind, Local, SegmentId, lock};
 use super::{Hold, membership};
 use crate::error::{Error, Result};
+use crate::fault::point;
 use crate::members::client::{Connection, Fetched, Launched};
 use crate::pool::holder::Holder;
 use crate::pool::segment::PoolSegment;
@@ -143,6 +144,7 @@ fn receive_here(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result
         }
         drop(registry);
         let segment_fd = fetch(family, handle, keep_going)?;
+        point("receive.fetched");
         attach(family, handle, segment_fd)?;
     }
     // It is forgotten as often as it is attached: its owner is dead, nothing is held.

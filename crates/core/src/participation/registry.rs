@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::Options;
 use super::growth::{self, Watch};
 use crate::error::{Error, Result};
+use crate::fault::point;
 use crate::layout::Participant;
 use crate::members::client::Connection;
 use crate::pool::family::Family;
@@ -474,6 +475,7 @@ impl Registry {
 
     /// After a fork, in the parent.
     pub(super) fn forked(&mut self) {
+        point("fork.parted");
         for member in &mut self.families {
             member.child = None;
         }
@@ -481,6 +483,7 @@ impl Registry {
 
     /// After a fork, in the child: its own slot, its parent's pool as holds, no connection.
     pub(super) fn become_child(&mut self) {
+        point("fork.born");
         for family in 0..self.families.len() {
             let member = &mut self.families[family];
             // Its own end would be read by both.
@@ -494,6 +497,9 @@ impl Registry {
                 }
                 _ => None,
             };
+            if member.me.is_some() {
+                point("fork.live");
+            }
             if let Some(pool) = member.pool.take() {
                 self.disown(family, pool);
             }

@@ -48,20 +48,26 @@ pub(crate) fn attach(family: &Arc<Family>, fd: &OwnedFd, who: Participant) -> Ho
     Holder::new(Arc::new(segment), who).unwrap()
 }
 
+/// The word at this byte of a block of `seed`.
+pub(crate) fn pattern(seed: u64, at: usize) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ at as u64
+}
+
 /// Fills a block with a pattern of `seed`.
 pub(crate) fn fill(segment: &PoolSegment, offset: usize, size: usize, seed: u64) {
     for at in (0..size).step_by(8) {
-        let word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ at as u64;
-        segment.mapping().store_u64(offset + at, word).unwrap();
+        segment
+            .mapping()
+            .store_u64(offset + at, pattern(seed, at))
+            .unwrap();
     }
 }
 
 /// Whether the block still has the pattern of `seed`.
 pub(crate) fn is_filled(segment: &PoolSegment, offset: usize, size: usize, seed: u64) -> bool {
-    (0..size).step_by(8).all(|at| {
-        let word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ at as u64;
-        segment.mapping().load_u64(offset + at) == Ok(word)
-    })
+    (0..size)
+        .step_by(8)
+        .all(|at| segment.mapping().load_u64(offset + at) == Ok(pattern(seed, at)))
 }
 
 /// A child with pipes for lines; killed and waited for at the end.

@@ -5,6 +5,7 @@
 //! soak takes `SHARED_NUMPY_SOAK_S` seconds (2).
 
 mod harness;
+mod participant;
 mod roles;
 mod soak;
 mod tracked;
@@ -44,8 +45,13 @@ fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
         token.generation,
     ];
     let dead = [gone.slot as u64, gone.generation];
-    let words = [(OFFER, harness::join(&offer)), (DEAD, harness::join(&dead))];
     let segment_fd = survivor.pool.segment_fd(0).unwrap();
+    let handle = participant::handle(&survivor, &segment_fd, sent, token);
+    let words = [
+        (OFFER, harness::join(&offer)),
+        (DEAD, harness::join(&dead)),
+        (participant::HANDLE, harness::join(&handle)),
+    ];
     let mut child = Peer::start(role, Some(point), &survivor.family_fd, &segment_fd, &words);
     let was_killed = child.ended_by_kill();
 
@@ -161,7 +167,7 @@ fn death_at_every_point_leaves_nothing_and_takes_nothing() {
         // The third time is in the middle of things where the first is at the start.
         for fault in [point.to_owned(), format!("{point}:3")] {
             let mut runs = Vec::new();
-            for role in ["member", "forker", "recoverer"] {
+            for role in ["member", "participant", "recoverer"] {
                 runs.push(die_in_a_segment_of_the_survivor(role, &fault));
             }
             runs.push(die_as_owner(&fault));

@@ -32,7 +32,7 @@ pub(crate) fn run() {
     let family = Arc::new(Family::attach(inherited(FAMILY_FD)).unwrap());
     match role.as_str() {
         "member" => member(&family),
-        "forker" => forker(&family),
+        "participant" => crate::participant::run(),
         "owner" => owner(&family),
         "recoverer" => recoverer(&family),
         "heir" => heir(&family),
@@ -71,41 +71,6 @@ fn member(family: &Arc<Family>) {
     holder.release(block).unwrap();
     holder.release(block).unwrap();
     family.declare_dead(me).unwrap();
-}
-
-/// Counts a child, forks it, and drops what it held: the child goes on with it.
-fn forker(family: &Arc<Family>) {
-    let me = family.join().unwrap();
-    let fd = inherited(SEGMENT_FD);
-    let mut holder = attach(family, &fd, me);
-    let (block, generation, token) = offer();
-    let info = holder.claim(token, block, generation).unwrap();
-    let child = family.reserve_for_child(me).unwrap();
-    holder.segment().copy_row(me, child, None).unwrap();
-    // SAFETY: the child only works on shared words, reads `/proc` without allocating, and
-    // ends by `_exit` or abort: nothing that another thread may have left half done.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let is_good = family.adopt(child, me).is_ok() && {
-            holder.become_child(Some(child));
-            // The parent's hold is gone or not: ours keeps the memory.
-            is_filled(holder.segment(), info.offset_bytes, info.size_bytes, 2)
-                && holder.release(block) == Ok(true)
-                && family.declare_dead(child) == Ok(true)
-        };
-        // SAFETY: ends the process at once; no destructor has to run.
-        unsafe { libc::_exit(i32::from(!is_good)) };
-    }
-    holder.release(block).unwrap();
-    let mut status = 0;
-    // SAFETY: waits for our own child and writes into a local.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    if libc::WIFSIGNALED(status) {
-        // It died at the fault point: so that the survivor hears of it.
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-            .unwrap();
-    }
-    assert_eq!(status, 0);
 }
 
 /// Owns the segment, whose file the parent made.
@@ -190,7 +155,7 @@ fn recoverer(family: &Arc<Family>) {
 
 /// A child joins and ends: that is found out, and nobody else is taken for dead.
 fn find_a_dead_child(family: &Arc<Family>, me: Participant) {
-    // SAFETY: as in `forker`.
+    // SAFETY: as in `participant`.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         let is_in = family.join().is_ok();
