@@ -6,6 +6,7 @@
 mod alone;
 mod descriptors;
 mod forks;
+mod garbage;
 mod handlers;
 mod handles;
 mod slots;
