@@ -46,8 +46,10 @@ bench: venvs  ## Measurements against the standard library, on 3.11 and the newe
 loom: need-cargo  ## Every interleaving of the pools' take, drop and close (about 15 s after the build)
 	RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool --target-dir target/loom
 
-stress: need-cargo  ## A longer soak of the pools with random kills (SHARED_NUMPY_SOAK_S seconds, 60 by default)
+stress: need-cargo  ## Soaks with random kills: SHARED_NUMPY_SOAK_KILLS (10000) over the whole stack, SHARED_NUMPY_SOAK_S (60) seconds of the pools alone
 	SHARED_NUMPY_SOAK_S=$${SHARED_NUMPY_SOAK_S:-60} cargo test -p shared-numpy-core --release --features fault --test crash_pool -- --nocapture
+	SHARED_NUMPY_SOAK_KILLS=$${SHARED_NUMPY_SOAK_KILLS:-10000} SHARED_NUMPY_SOAK_S=1800 \
+		cargo test -p shared-numpy-tracker --release --test soak -- --nocapture --test-threads=1
 
 ##@ Packages
 

@@ -76,6 +76,19 @@ pub struct Undertaker {
     knows_who_joins: bool,
     reserved: BTreeMap<usize, Reserved>,
     mapped: BTreeMap<usize, Mapped>,
+    scan: Scan,
+}
+
+/// Looks at every process, each of which takes long: one serves all slots of one
+/// [`Undertaker::bury`]. Each of these has been `RESERVED` since long before it.
+#[derive(Debug, Clone, Copy)]
+enum Scan {
+    /// Each slot has its own.
+    Single,
+    /// None so far.
+    Shared,
+    /// What it said.
+    Done(Option<bool>),
 }
 
 /// A process that had the family among its mappings.
@@ -119,6 +132,7 @@ impl Undertaker {
             knows_who_joins: false,
             reserved: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            scan: Scan::Single,
         }
     }
 
@@ -144,6 +158,13 @@ impl Undertaker {
     ///
     /// Those of a damaged family.
     pub fn bury(&mut self, family: &Family, me: Option<Participant>) -> Result<usize> {
+        self.scan = Scan::Shared;
+        let buried = self.bury_all(family, me);
+        self.scan = Scan::Single;
+        buried
+    }
+
+    fn bury_all(&mut self, family: &Family, me: Option<Participant>) -> Result<usize> {
         // First: what a dead parent reserved is judged by where that parent was.
         for slot in 0..SLOTS {
             self.note(family, slot, family.slot(slot)?)?;
@@ -356,15 +377,26 @@ impl Undertaker {
         {
             return Ok(Verdict::CannotTell);
         }
+        Ok(match self.somebody(family)? {
+            Some(false) => Verdict::Dead,
+            Some(true) | None => Verdict::CannotTell,
+        })
+    }
+
+    /// Whether a process maps the family that has no slot.
+    fn somebody(&mut self, family: &Family) -> Result<Option<bool>> {
+        if let Scan::Done(somebody) = self.scan {
+            return Ok(somebody);
+        }
         // Who may not be looked at is a suspect, unless it is older than the family's
         // oldest: as root one may signal what one may not look at.
         let (accounted, oldest_ticks) = self.accounted(family)?;
         let is_meant = |pid| !accounted.contains(&pid);
         let somebody = mappings::somebody_maps(&self.file, oldest_ticks, is_meant);
-        Ok(match somebody {
-            Some(false) => Verdict::Dead,
-            Some(true) | None => Verdict::CannotTell,
-        })
+        if let Scan::Shared = self.scan {
+            self.scan = Scan::Done(somebody);
+        }
+        Ok(somebody)
     }
 
     /// The processes that have slots, in our namespace, and when the oldest started.

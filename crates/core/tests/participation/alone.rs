@@ -106,8 +106,9 @@ pub(crate) fn in_use() -> u64 {
 
 /// The family of a hold, mapped once more.
 pub(crate) fn family_of(hold: &Hold) -> Family {
-    let hints = hold.handle().unwrap().hints;
-    let fd = fd::of_process(std::process::id(), hints.family_fd).unwrap();
+    let (handle, sent) = hold.send(&mut || true).unwrap();
+    sent.withdraw();
+    let fd = fd::of_process(std::process::id(), handle.hints.family_fd).unwrap();
     Family::attach(fd).unwrap()
 }
 

@@ -20,7 +20,7 @@ mod scenarios {
 
     use crate::alone::*;
 
-    const ROUNDS: u64 = 40;
+    const ROUNDS: u64 = 20;
     /// Of scribbling, in each round.
     const STROKES: usize = 60;
     /// A round takes a fraction of a second.
@@ -153,7 +153,8 @@ mod scenarios {
         });
         let theirs = Handle::from_bytes(&listen::<80>(&peer.pipe)).unwrap();
         let attached = participation::receive(&theirs, &mut || true).unwrap();
-        let own = mine.handle().unwrap();
+        let (own, sent) = mine.send(&mut || true).unwrap();
+        sent.withdraw();
         let pid = std::process::id();
         let family = map(pid, own.hints.family_fd);
         assert_eq!(family.len(), FAMILY_BYTES);

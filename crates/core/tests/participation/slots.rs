@@ -119,7 +119,7 @@ mod scenarios {
         }));
         drop(other);
         let _ = participation::trim(true);
-        participation::stats().unwrap();
+        assert!(is_refused(participation::stats().unwrap_err()));
         assert!(is_refused(
             participation::allocate(100, &mut || true).unwrap_err()
         ));

@@ -7,7 +7,9 @@
 //! - [`board`]: figures that outlive who wrote them. [`letter`]: what is sent.
 //! - here: looking at it all from outside.
 //!
-//! `SHARED_NUMPY_SOAK_KILLS` (150) and `SHARED_NUMPY_SOAK_S` (30) bound each run.
+//! `SHARED_NUMPY_SOAK_KILLS` (150) and `SHARED_NUMPY_SOAK_S` (30) bound each run. An
+//! operation that takes longer than a second is counted and shown; one that takes longer
+//! than five is a hang and fails the run.
 
 mod board;
 mod letter;
@@ -23,7 +25,7 @@ use outside::Marked;
 /// What the root process is to do.
 const ROLE: &str = "SNP_TEST_SOAK";
 /// How long anything may take that should be quick.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn setting(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
@@ -41,6 +43,7 @@ fn child_of_a_test() {
 fn soak(role: &str, kills: u64) {
     let marked = Marked::new();
     let limit = Duration::from_secs(setting("SHARED_NUMPY_SOAK_S", 30));
+    let in_flight_s = if kills > 1000 { 20 } else { 6 };
     let mut root = Command::new(std::env::current_exe().unwrap())
         .args([
             "child_of_a_test",
@@ -50,8 +53,9 @@ fn soak(role: &str, kills: u64) {
         ])
         .env(ROLE, role)
         .env("SHARED_NUMPY_SOAK_KILLS", kills.to_string())
-        // What the dead had on its way holds their memory for so long.
-        .env("SHARED_NUMPY_INFLIGHT_S", "3")
+        // What the dead had on its way holds their memory for so long; no letter lies in
+        // an inbox as long as that.
+        .env("SHARED_NUMPY_INFLIGHT_S", in_flight_s.to_string())
         .env(outside::MARK, marked.value())
         .stdin(Stdio::null())
         .spawn()

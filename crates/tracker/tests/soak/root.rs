@@ -148,7 +148,7 @@ impl Root<'_> {
             match self.me.random.below(4) {
                 0 => self.me.allocate(),
                 1 => self.me.send(),
-                2 => self.me.receive(),
+                2 => (0..20).for_each(|_| self.me.receive()),
                 _ => self.me.drop_one(),
             }
             while self.me.kept.len() > 8 {
@@ -318,7 +318,9 @@ fn tracker() -> Option<i32> {
 
 /// The family of a hold, mapped once more.
 fn family_of(hold: &Hold) -> Family {
-    let number = hold.handle().unwrap().hints.family_fd;
+    let (handle, sent) = hold.send(&mut || true).unwrap();
+    sent.withdraw();
+    let number = handle.hints.family_fd;
     Family::attach(fd::of_process(std::process::id(), number).unwrap()).unwrap()
 }
 
