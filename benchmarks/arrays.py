@@ -19,6 +19,8 @@ import _measure
 KIB = 1024
 SIZES = [KIB, 4 * KIB, 64 * KIB, KIB * KIB, 36 * 1000 * 1000]
 FRAME_ITEMS = 4500000  # 36 MB of float64
+WAITING = 2  # frames that may wait for the consumer
+WARM_UP = WAITING + 3  # as many as there are at a time
 FAILURES = []
 
 
@@ -85,7 +87,8 @@ def consume(queue, count, answer):
         frame = queue.get()
         check(float(frame.sum()), number)
         del frame
-        answer.put(number)
+        if number < WARM_UP or number == count - 1:
+            answer.put(number)
 
 
 def consume_segments(queue, count, answer):
@@ -97,7 +100,8 @@ def consume_segments(queue, count, answer):
         del frame
         segment.close()
         segment.unlink()
-        answer.put(number)
+        if number < WARM_UP or number == count - 1:
+            answer.put(number)
 
 
 def produce(queue, number):
@@ -118,22 +122,23 @@ def produce_segment(queue, number):
 
 
 def through(make_queue, producer, consumer, count):
-    """Seconds for a frame that is written here and summed in a child; one after the other, as in one process."""
+    """Seconds for a frame that is written here and summed in a child, which are at work at the same time."""
     context = multiprocessing.get_context("fork")
     # So that the child finds the tracker of segments: it is to hear who removed them.
     first = shared_memory.SharedMemory(create=True, size=1)
     first.close()
     first.unlink()
     queue, answer = make_queue(context), context.Queue()
-    child = context.Process(target=consumer, args=(queue, count + 2, answer))
+    child = context.Process(target=consumer, args=(queue, count + WARM_UP, answer))
     child.start()
-    for number in range(2):  # the first frames fault their pages in
+    for number in range(WARM_UP):  # these fault their pages in
         producer(queue, number)
+    for number in range(WARM_UP):
         answer.get()
     began = time.perf_counter()
-    for number in range(2, count + 2):
+    for number in range(WARM_UP, count + WARM_UP):
         producer(queue, number)
-        answer.get()
+    answer.get()
     seconds = time.perf_counter() - began
     child.join()
     if child.exitcode != 0:
@@ -142,7 +147,20 @@ def through(make_queue, producer, consumer, count):
 
 
 def inside(count):
-    """The same work within one process, in one ordinary array."""
+    """The same work within one process: a frame after the other, in ordinary arrays."""
+    for number in range(WARM_UP):
+        fill(np.empty(FRAME_ITEMS, np.float64), number)
+    began = time.perf_counter()
+    for number in range(count):
+        frame = np.empty(FRAME_ITEMS, np.float64)
+        fill(frame, number)
+        check(float(frame.sum()), number)
+        del frame
+    return (time.perf_counter() - began) / count
+
+
+def inside_one_array(count):
+    """The same in one array that stays, in the processor's cache as far as that is large enough."""
     frame = np.empty(FRAME_ITEMS, np.float64)
     fill(frame, 0)
     began = time.perf_counter()
@@ -154,12 +172,13 @@ def inside(count):
 
 def frames(quick):
     """36 MB frames, written by one process and summed by another."""
-    count, rounds = (2, 1) if quick else (15, 7)
+    count, rounds = (2, 1) if quick else (40, 7)
     sides = collections.OrderedDict()
     sides["one process"] = lambda: inside(count)
-    sides["shared_numpy.Queue"] = lambda: through(lambda context: snp.Queue(), produce, consume, count)
-    sides["multiprocessing.Queue"] = lambda: through(lambda context: context.Queue(), produce, consume, count)
-    sides["a fresh segment each"] = lambda: through(lambda context: context.Queue(), produce_segment, consume_segments, count)
+    sides["one process, one array that stays"] = lambda: inside_one_array(count)
+    sides["shared_numpy.Queue"] = lambda: through(lambda context: snp.Queue(WAITING), produce, consume, count)
+    sides["multiprocessing.Queue"] = lambda: through(lambda context: context.Queue(WAITING), produce, consume, count)
+    sides["a fresh segment each"] = lambda: through(lambda context: context.Queue(WAITING), produce_segment, consume_segments, count)
     times = _measure.interleave(sides, rounds)
     print("36 MB frames, written here and summed there")
     for name, seconds in times.items():

@@ -191,3 +191,10 @@ def test_benchmark_runs(part, nothing_left):
     code, out, err = run(COMPARE, "--quick", part)
     assert (code, err) == (0, "")
     assert "# {}:".format(part) in out
+
+
+@needs_numpy
+def test_benchmark_of_arrays_runs():
+    code, out, err = run(os.path.join(ROOT, "benchmarks", "arrays.py"), "--quick")
+    assert (code, err) == (0, "")
+    assert "frames, written here and summed there" in out
