@@ -133,7 +133,7 @@ def through(make_queue, producer, consumer, count):
     child.start()
     for number in range(WARM_UP):  # these fault their pages in
         producer(queue, number)
-    for number in range(WARM_UP):
+    for _ in range(WARM_UP):
         answer.get()
     began = time.perf_counter()
     for number in range(WARM_UP, count + WARM_UP):
@@ -176,9 +176,10 @@ def frames(quick):
     sides = collections.OrderedDict()
     sides["one process"] = lambda: inside(count)
     sides["one process, one array that stays"] = lambda: inside_one_array(count)
-    sides["shared_numpy.Queue"] = lambda: through(lambda context: snp.Queue(WAITING), produce, consume, count)
-    sides["multiprocessing.Queue"] = lambda: through(lambda context: context.Queue(WAITING), produce, consume, count)
-    sides["a fresh segment each"] = lambda: through(lambda context: context.Queue(WAITING), produce_segment, consume_segments, count)
+    ours, theirs = lambda context: snp.Queue(WAITING), lambda context: context.Queue(WAITING)
+    sides["shared_numpy.Queue"] = lambda: through(ours, produce, consume, count)
+    sides["multiprocessing.Queue"] = lambda: through(theirs, produce, consume, count)
+    sides["a fresh segment each"] = lambda: through(theirs, produce_segment, consume_segments, count)
     times = _measure.interleave(sides, rounds)
     print("36 MB frames, written here and summed there")
     for name, seconds in times.items():
