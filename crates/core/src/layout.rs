@@ -1,7 +1,8 @@
 //! The format of nameless segments: every byte that processes share, in one place.
 //!
 //! What each field means, who writes it and what happens when the writer dies is
-//! told in `docs/pool_format.md`, whose tables a test compares with [`STRUCTS`].
+//! told in `docs/pool_format.md`, whose tables a test compares with [`STRUCTS`]; what
+//! lies in a block that is a lock, in [`cells`] and `docs/locks.md`.
 //!
 //! Rules kept here: every field is a 64-bit word in native byte order; structures
 //! are never referenced in place (their bytes are reached through
@@ -47,9 +48,9 @@ pub const WORD_BYTES: usize = 8;
 /// How many blocks one word of a row tells about.
 pub const WORD_BITS: usize = 64;
 
-/// Defines shared structures, and [`STRUCTS`], the list of their fields.
+/// Defines shared structures, and a list of their fields.
 macro_rules! shared_structs {
-    ($($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
+    ($(#[$list_doc:meta])* $list:ident; $($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
@@ -64,8 +65,8 @@ macro_rules! shared_structs {
             };
         )*
 
-        /// Every shared structure: name, size in bytes, and its fields.
-        pub const STRUCTS: &[Struct] = &[$(Struct {
+        $(#[$list_doc])*
+        pub const $list: &[Struct] = &[$(Struct {
             name: stringify!($name),
             size_bytes: $size,
             fields: &[$(Field {
@@ -99,7 +100,12 @@ pub struct Field {
     pub size_bytes: usize,
 }
 
+pub mod cells;
+
 shared_structs! {
+    /// Every structure of families and pools: name, size in bytes, and its fields.
+    STRUCTS;
+
     /// The beginning of a family segment.
     FamilyHeader, 64 {
         /// [`FAMILY_MAGIC`], written last.
@@ -205,10 +211,25 @@ shared_structs! {
 /// A hash over names, places and sizes of all fields and over the limits. Binaries
 /// with different fingerprints do not share segments.
 pub const FINGERPRINT: u64 = {
-    let mut hash = FNV_BASIS;
+    let mut hash = fnv_structs(FNV_BASIS, STRUCTS);
+    hash = fnv_structs(hash, cells::CELLS);
+    hash = fnv_word(hash, SLOTS as u64);
+    hash = fnv_word(hash, ROWS as u64);
+    hash = fnv_word(hash, PART_ALIGN_BYTES);
+    // The sum of bytes read differs with the byte order of the machine.
+    fnv_word(
+        hash,
+        u64::from_ne_bytes(*b"\x01\x02\x03\x04\x05\x06\x07\x08"),
+    )
+};
+
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x100_0000_01b3;
+
+const fn fnv_structs(mut hash: u64, structs: &[Struct]) -> u64 {
     let mut at = 0;
-    while at < STRUCTS.len() {
-        let each = &STRUCTS[at];
+    while at < structs.len() {
+        let each = &structs[at];
         hash = fnv_text(hash, each.name);
         let mut field = 0;
         while field < each.fields.len() {
@@ -224,18 +245,8 @@ pub const FINGERPRINT: u64 = {
         }
         at += 1;
     }
-    hash = fnv_word(hash, SLOTS as u64);
-    hash = fnv_word(hash, ROWS as u64);
-    hash = fnv_word(hash, PART_ALIGN_BYTES);
-    // The sum of bytes read differs with the byte order of the machine.
-    fnv_word(
-        hash,
-        u64::from_ne_bytes(*b"\x01\x02\x03\x04\x05\x06\x07\x08"),
-    )
-};
-
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x100_0000_01b3;
+    hash
+}
 
 const fn fnv_text(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();

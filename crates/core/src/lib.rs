@@ -22,6 +22,8 @@
 //! - [`liveness`]: who has died, proved by the kernel.
 //! - [`members`]: the helper process that keeps a family's descriptors, and frees in the
 //!   place of owners that died.
+//! - [`lock`]: locks, semaphores, conditions, events, barriers that survive the
+//!   death of whoever holds them; integers in shared memory.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -38,6 +40,7 @@ pub mod layout;
 pub mod list;
 #[cfg(not(loom))]
 pub mod liveness;
+pub mod lock;
 pub mod mapping;
 #[cfg(not(loom))]
 pub mod members;

@@ -158,6 +158,23 @@ impl Mapping {
         self.word(offset)
     }
 
+    /// `count` words from `offset`, for tables that several processes write.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::shared_word`].
+    pub fn shared_words(&self, offset: usize, count: usize) -> Result<&[AtomicU64]> {
+        let Some(len) = count.checked_mul(8).filter(|_| offset.is_multiple_of(8)) else {
+            return Err(self.out_of_bounds(offset, count));
+        };
+        let from = self.writable_range(offset, len)?.cast::<AtomicU64>();
+        // SAFETY: `writable_range` checked that all `len` bytes lie inside the mapping,
+        // and `offset` is a multiple of 8: `count` aligned words, each of which may be
+        // accessed by others as `word` tells. The slice borrows `self`, which keeps
+        // the mapping.
+        Ok(unsafe { std::slice::from_raw_parts(from.as_ptr(), count) })
+    }
+
     /// Commits the pages under these bytes, without a descriptor.
     ///
     /// # Errors

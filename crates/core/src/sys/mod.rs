@@ -9,6 +9,7 @@
 //! | [`anon`] | `create`, `seal`, `commit`, `punch`: shared memory without a name |
 //! | [`clock`] | `monotonic_s`: time that all processes agree on |
 //! | [`feature`] | `is_disabled`: what `SHARED_NUMPY_DISABLE` turns off |
+//! | [`futex`] | `wait`, `wake` on shared words, `now_ns`, `processors` |
 //! | [`identity`] | `Identity::own`: which process this is, told apart from every other |
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
 //! | [`fork`] | `ForkGuarded`: a lock that survives `fork`; `epoch`: which side of it we are on |
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod fd;
 pub mod feature;
 pub mod fork;
+pub mod futex;
 pub mod identity;
 pub mod map;
 pub mod mappings;

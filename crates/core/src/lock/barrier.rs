@@ -1,0 +1,360 @@
+//! A barrier: parties wait until all have arrived.
+//!
+//! Guarantees: all parties of a phase learn the same of it, that it was passed or that
+//! it broke. It breaks when one of them gives up (timeout, Ctrl-C, `abort`, `reset`), when
+//! the action fails, and when a party that has arrived is found dead by one that waits.
+//!
+//! Its fields are written under a robust lock word of its own, which the last party
+//! keeps while it runs the action: a death there abandons that lock, and whoever takes it
+//! then breaks the barrier, whatever was half written.
+//!
+//! ```text
+//! phase   bit 0      broken
+//!         bits 1-31  the number of the phase; with bit 0, what is slept on
+//!         bits 32-63 bit 32 + k: the phase k + 1 before this one broke
+//! ```
+
+#[cfg(not(loom))]
+use core::mem::offset_of;
+
+use super::kernel::Kernel;
+use super::wait::{Nap, Naps, Stop, Wait};
+use super::word::LockWord;
+#[cfg(not(loom))]
+use super::{Cell, kernel::System};
+#[cfg(not(loom))]
+use crate::error::{Error, Result as CoreResult};
+use crate::fault::point;
+use crate::layout::Participant;
+#[cfg(not(loom))]
+use crate::layout::cells::{BARRIER_KIND, BarrierCell, CELL_BYTES, PARTIES_MAX};
+#[cfg(not(loom))]
+use crate::mapping::Mapping;
+use crate::sync::{AtomicU64, Ordering};
+
+const BROKEN: u64 = 1;
+const PHASE: u64 = 2;
+const NUMBERS: u64 = (1 << 31) - 1;
+/// How many ended phases are remembered. Who sleeps through more (its fellow parties
+/// going on without it) takes its own for passed.
+const REMEMBERED: u64 = 32;
+
+/// The number of a phase.
+const fn number(phase: u64) -> u64 {
+    phase / PHASE & NUMBERS
+}
+
+/// The word after `phase` ended.
+const fn next(phase: u64, is_broken: bool) -> u64 {
+    let history = phase >> 32 << 1 | is_broken as u64;
+    history << 32 | (number(phase) + 1 & NUMBERS) * PHASE
+}
+
+/// Whether `phase` broke, now that the word is `now`.
+const fn has_broken(phase: u64, now: u64) -> bool {
+    let ago = number(now).wrapping_sub(number(phase)) & NUMBERS;
+    if ago == 0 {
+        now & BROKEN != 0
+    } else {
+        ago <= REMEMBERED && now >> (31 + ago) & 1 != 0
+    }
+}
+
+fn outcome(phase: u64, now: u64) -> Result<(), Stop> {
+    if has_broken(phase, now) {
+        Err(Stop::Broken)
+    } else {
+        Ok(())
+    }
+}
+
+/// A barrier.
+#[derive(Debug, Clone, Copy)]
+pub struct Barrier<'m, K> {
+    lock: LockWord<'m, K>,
+    phase: &'m AtomicU64,
+    arrived: &'m AtomicU64,
+    parties: &'m [AtomicU64],
+}
+
+/// The words of a barrier.
+#[derive(Debug, Clone, Copy)]
+pub struct BarrierWords<'m> {
+    /// The phase.
+    pub phase: &'m AtomicU64,
+    /// How many have arrived.
+    pub arrived: &'m AtomicU64,
+    /// Who has arrived.
+    pub parties: &'m [AtomicU64],
+}
+
+/// How many bytes a barrier for so many parties takes.
+///
+/// # Errors
+///
+/// [`Error::NotAllowed`] for none and for more than [`PARTIES_MAX`].
+#[cfg(not(loom))]
+pub fn size_bytes(parties: u64) -> CoreResult<usize> {
+    if parties == 0 || parties > PARTIES_MAX {
+        return Err(Error::NotAllowed("a barrier has 1 to 65536 parties"));
+    }
+    // Small: cannot overflow.
+    Ok(CELL_BYTES + parties as usize * crate::layout::WORD_BYTES)
+}
+
+#[cfg(not(loom))]
+impl<'m> Barrier<'m, System> {
+    /// Makes one of the [`size_bytes`] at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// As [`size_bytes`]; [`Error::OutOfBounds`].
+    pub fn create(mapping: &'m Mapping, offset: usize, parties: u64) -> CoreResult<()> {
+        let cell = Cell::create(mapping, offset, size_bytes(parties)?)?;
+        let count = cell.word(offset_of!(BarrierCell, parties))?;
+        count.store(parties, Ordering::Relaxed);
+        cell.finish(BARRIER_KIND)
+    }
+
+    /// The one at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
+    pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
+        let cell = Cell::at(mapping, offset, BARRIER_KIND)?;
+        let table = cell.table(offset_of!(BarrierCell, parties), PARTIES_MAX)?;
+        let lock = LockWord {
+            word: cell.word(offset_of!(BarrierCell, lock))?,
+            spins: cell.word(offset_of!(BarrierCell, spins))?,
+            kernel: System,
+        };
+        let words = BarrierWords {
+            phase: cell.word(offset_of!(BarrierCell, phase))?,
+            arrived: cell.word(offset_of!(BarrierCell, arrived))?,
+            parties: table.words,
+        };
+        Ok(Self::over(lock, words))
+    }
+}
+
+impl<'m, K: Kernel> Barrier<'m, K> {
+    /// One on these words, zero at first.
+    pub fn over(lock: LockWord<'m, K>, words: BarrierWords<'m>) -> Self {
+        let BarrierWords {
+            phase,
+            arrived,
+            parties,
+        } = words;
+        Barrier {
+            lock,
+            phase,
+            arrived,
+            parties,
+        }
+    }
+
+    /// How many parties it takes.
+    pub fn parties(&self) -> usize {
+        self.parties.len()
+    }
+
+    /// How many have arrived and wait.
+    pub fn waiting(&self) -> usize {
+        if self.is_broken() {
+            return 0;
+        }
+        self.arrived_now()
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        self.phase.load(Ordering::Acquire) & BROKEN != 0
+    }
+
+    /// Arrives, and waits until all have; tells how many had arrived before. The last to
+    /// arrive runs `action` first; if that says no, the barrier breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Broken`]; [`Stop::TimedOut`] and [`Stop::Interrupted`], which break it.
+    pub fn wait(
+        &self,
+        wait: &mut Wait<'_>,
+        action: &mut dyn FnMut() -> bool,
+    ) -> Result<usize, Stop> {
+        let mut naps = Naps::of(wait, self.lock.kernel);
+        self.enter(wait)?;
+        // Relaxed, here and below: under the lock.
+        let phase = self.phase.load(Ordering::Relaxed);
+        if phase & BROKEN != 0 {
+            self.leave(wait.me);
+            return Err(Stop::Broken);
+        }
+        let index = self.arrived_now();
+        if index + 1 == self.parties.len() {
+            point("barrier.last");
+            if action() {
+                self.end_phase(phase, false);
+                point("barrier.opened");
+            } else {
+                self.break_now(phase);
+            }
+            let is_passed = self.phase.load(Ordering::Relaxed) & BROKEN == 0;
+            self.leave(wait.me);
+            return is_passed.then_some(index).ok_or(Stop::Broken);
+        }
+        self.parties[index].store(wait.me.pack(), Ordering::Relaxed);
+        self.arrived.store(index as u64 + 1, Ordering::Relaxed);
+        self.leave(wait.me);
+        point("barrier.arrived");
+        loop {
+            // Acquire: after whatever the parties did before they arrived, and the action.
+            let now = self.phase.load(Ordering::Acquire);
+            if now != phase {
+                return outcome(phase, now).map(|()| index);
+            }
+            match naps.nap(wait, self.lock.kernel, self.phase, phase) {
+                Ok(Nap::Look) => {}
+                Ok(Nap::Slice) => self.look_after_parties(wait, phase)?,
+                Err(stop) => return self.give_up(wait, phase, stop).map(|()| index),
+            }
+        }
+    }
+
+    /// Breaks it, until it is reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Interrupted`].
+    pub fn abort(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
+        self.enter(wait)?;
+        self.break_now(self.phase.load(Ordering::Relaxed));
+        self.leave(wait.me);
+        Ok(())
+    }
+
+    /// Makes it new; for those who wait it breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Interrupted`].
+    pub fn reset(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
+        self.enter(wait)?;
+        self.end_phase(self.phase.load(Ordering::Relaxed), true);
+        self.leave(wait.me);
+        Ok(())
+    }
+
+    /// Acquires the lock of the fields, for as long as that takes: it is held for
+    /// moments, and while an action runs. A death in it breaks the barrier.
+    fn enter(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
+        let mut wait = Wait {
+            me: wait.me,
+            timeout_ns: None,
+            is_gone: wait.is_gone,
+            keep_going: wait.keep_going,
+        };
+        if self.lock.acquire(&mut wait)?.abandoned {
+            self.break_now(self.phase.load(Ordering::Relaxed));
+        }
+        Ok(())
+    }
+
+    fn leave(&self, me: Participant) {
+        self.lock.release(me, false);
+    }
+
+    /// Under the lock: this phase is over, the next one begins.
+    fn end_phase(&self, phase: u64, is_broken: bool) {
+        self.open(next(phase, is_broken));
+    }
+
+    /// Under the lock: this phase is broken.
+    fn break_now(&self, phase: u64) {
+        self.open(phase | BROKEN);
+        point("barrier.broke");
+    }
+
+    fn open(&self, phase: u64) {
+        self.arrived.store(0, Ordering::Relaxed);
+        // Release: who sees the new phase sees what was done before.
+        self.phase.store(phase, Ordering::Release);
+        self.lock.kernel.wake(self.phase, u32::MAX);
+    }
+
+    fn arrived_now(&self) -> usize {
+        let arrived = self.arrived.load(Ordering::Relaxed);
+        // Never all: the last one does not wait. Only garbage is more.
+        usize::try_from(arrived).map_or(0, |arrived| arrived.min(self.parties.len() - 1))
+    }
+
+    /// Breaks the phase if a party of it, or who holds the lock, died.
+    fn look_after_parties(&self, wait: &mut Wait<'_>, phase: u64) -> Result<(), Stop> {
+        let holder = super::word::owner(self.lock.load());
+        let died_inside = holder.is_some_and(|who| (wait.is_gone)(who));
+        // Without the lock: who is found gone was of this phase, or it is over.
+        let died_waiting = self.parties[..self.arrived_now()].iter().any(|party| {
+            let who = Participant::unpack(party.load(Ordering::Relaxed));
+            who.is_some_and(|who| who != wait.me && (wait.is_gone)(who))
+        });
+        if died_inside {
+            self.enter(wait)?;
+            self.leave(wait.me);
+        } else if died_waiting {
+            self.enter(wait)?;
+            if self.phase.load(Ordering::Relaxed) == phase {
+                self.break_now(phase);
+            }
+            self.leave(wait.me);
+        }
+        Ok(())
+    }
+
+    /// A party that waited in vain breaks the phase, unless that is over by now.
+    fn give_up(&self, wait: &mut Wait<'_>, phase: u64, stop: Stop) -> Result<(), Stop> {
+        // Who was interrupted already is not asked again.
+        let mut on = || true;
+        let mut patient = Wait {
+            me: wait.me,
+            timeout_ns: None,
+            is_gone: wait.is_gone,
+            keep_going: if stop == Stop::Interrupted {
+                &mut on
+            } else {
+                wait.keep_going
+            },
+        };
+        self.enter(&mut patient)?;
+        let now = self.phase.load(Ordering::Relaxed);
+        if now == phase {
+            self.break_now(phase);
+        }
+        self.leave(wait.me);
+        if now != phase && stop == Stop::TimedOut {
+            return outcome(phase, now);
+        }
+        Err(stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_remembered_for_a_while_and_across_the_wrap() {
+        for first in [0, (NUMBERS - 1) * PHASE, NUMBERS * PHASE] {
+            for is_broken in [false, true] {
+                let mut now = next(first, is_broken);
+                for _ in 0..REMEMBERED - 1 {
+                    assert_eq!(has_broken(first, now), is_broken);
+                    now = next(now, !is_broken);
+                }
+                assert_eq!(has_broken(first, now), is_broken);
+                assert!(!has_broken(first, next(now, true)));
+            }
+        }
+        assert!(has_broken(6, 6 | BROKEN));
+    }
+}

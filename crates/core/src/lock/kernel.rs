@@ -1,0 +1,62 @@
+//! What locks need of the system: sleeping, waking, a clock, and whether to spin.
+//!
+//! A trait, so that the model checker can take the system's place.
+
+use crate::sync::AtomicU64;
+pub use crate::sys::futex::Slept;
+
+/// How many times a waiter looks before it sleeps, at most; about ten microseconds.
+pub const SPINS_MAX: u32 = 300;
+
+/// What locks need of the system.
+pub trait Kernel: Copy {
+    /// Sleeps while the low half of `word` is that of `seen`, for `at_most_ns`.
+    fn sleep(self, word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept;
+    /// Wakes up to `count` sleepers of `word`.
+    fn wake(self, word: &AtomicU64, count: u32);
+    /// The monotonic clock.
+    fn now_ns(self) -> u64;
+    /// How often to look before sleeping; zero where only one processor is: who is
+    /// waited for cannot run meanwhile.
+    fn spins(self) -> u32;
+}
+
+/// The system itself.
+#[cfg(not(loom))]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct System;
+
+#[cfg(not(loom))]
+impl Kernel for System {
+    fn sleep(self, word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept {
+        crate::sys::futex::wait(word, seen, at_most_ns)
+    }
+
+    fn wake(self, word: &AtomicU64, count: u32) {
+        crate::sys::futex::wake(word, count);
+    }
+
+    fn now_ns(self) -> u64 {
+        crate::sys::futex::now_ns()
+    }
+
+    fn spins(self) -> u32 {
+        if crate::sys::futex::processors() > 1 {
+            SPINS_MAX
+        } else {
+            0
+        }
+    }
+}
+
+/// Looks again and again, `limit` times at most, with pauses; tells how often it
+/// looked in vain before `is_over` said so, `None` when it never did.
+pub(crate) fn spin(limit: u32, mut is_over: impl FnMut() -> bool) -> Option<u32> {
+    for count in 0..limit {
+        if is_over() {
+            return Some(count);
+        }
+        core::hint::spin_loop();
+    }
+    None
+}
