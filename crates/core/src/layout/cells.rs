@@ -1,7 +1,7 @@
 //! What lies in a block that is a lock, a condition, an integer, ...: its *cell*.
 //!
 //! A cell begins with a word that says its kind. Kinds with a table (units, places,
-//! parties) have it right after the structure, one word for each entry. The meaning
+//! parties) have it right after the structure, one word for each entry, two for a party. The meaning
 //! of each field is told in `docs/locks.md`, whose tables a test compares with
 //! [`CELLS`].
 
@@ -103,7 +103,7 @@ shared_structs! {
         reserved: [u64; 6],
     }
 
-    /// A barrier; the parties that have arrived follow.
+    /// A barrier; the parties that are inside follow.
     BarrierCell, 64 {
         /// [`BARRIER_KIND`].
         kind: u64,

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: all parties of a phase learn the same of it, that it was passed or that
 //! it broke. It breaks when one of them gives up (timeout, Ctrl-C, `abort`, `reset`), when
-//! the action fails, and when a party that has arrived is found dead by one that waits.
+//! the action fails, and when a party that died inside is found by one that waits.
 //!
 //! Its fields are written under a robust lock word of its own, which the last party
 //! keeps while it runs the action: a death there abandons that lock, and whoever takes it
@@ -39,15 +39,22 @@ const NUMBERS: u64 = (1 << 31) - 1;
 /// going on without it) takes its own for passed.
 const REMEMBERED: u64 = 32;
 
+/// Each party has two words, for phases of even and of odd number: who is late to leave
+/// one phase does not meet who is early in the next.
+const HALVES: usize = 2;
+/// In a party's word: nobody is inside.
+const NOBODY: u64 = 0;
+
 /// The number of a phase.
 const fn number(phase: u64) -> u64 {
-    phase / PHASE & NUMBERS
+    (phase / PHASE) & NUMBERS
 }
 
 /// The word after `phase` ended.
 const fn next(phase: u64, is_broken: bool) -> u64 {
     let history = phase >> 32 << 1 | is_broken as u64;
-    history << 32 | (number(phase) + 1 & NUMBERS) * PHASE
+    let number = (number(phase) + 1) & NUMBERS;
+    (history << 32) | (number * PHASE)
 }
 
 /// Whether `phase` broke, now that the word is `now`.
@@ -84,7 +91,7 @@ pub struct BarrierWords<'m> {
     pub phase: &'m AtomicU64,
     /// How many have arrived.
     pub arrived: &'m AtomicU64,
-    /// Who has arrived.
+    /// Who is inside: two words for each party.
     pub parties: &'m [AtomicU64],
 }
 
@@ -99,7 +106,7 @@ pub fn size_bytes(parties: u64) -> CoreResult<usize> {
         return Err(Error::NotAllowed("a barrier has 1 to 65536 parties"));
     }
     // Small: cannot overflow.
-    Ok(CELL_BYTES + parties as usize * crate::layout::WORD_BYTES)
+    Ok(CELL_BYTES + parties as usize * HALVES * crate::layout::WORD_BYTES)
 }
 
 #[cfg(not(loom))]
@@ -123,7 +130,7 @@ impl<'m> Barrier<'m, System> {
     /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
         let cell = Cell::at(mapping, offset, BARRIER_KIND)?;
-        let table = cell.table(offset_of!(BarrierCell, parties), PARTIES_MAX)?;
+        let table = cell.table(offset_of!(BarrierCell, parties), PARTIES_MAX, HALVES)?;
         let lock = LockWord {
             word: cell.word(offset_of!(BarrierCell, lock))?,
             spins: cell.word(offset_of!(BarrierCell, spins))?,
@@ -156,7 +163,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
 
     /// How many parties it takes.
     pub fn parties(&self) -> usize {
-        self.parties.len()
+        self.parties.len() / HALVES
     }
 
     /// How many have arrived and wait.
@@ -192,32 +199,53 @@ impl<'m, K: Kernel> Barrier<'m, K> {
             return Err(Stop::Broken);
         }
         let index = self.arrived_now();
-        if index + 1 == self.parties.len() {
-            point("barrier.last");
-            if action() {
-                self.end_phase(phase, false);
-                point("barrier.opened");
-            } else {
-                self.break_now(phase);
-            }
-            let is_passed = self.phase.load(Ordering::Relaxed) & BROKEN == 0;
+        let half = number(phase) as usize % HALVES * self.parties();
+        let inside = &self.parties[half + index];
+        inside.store(wait.me.pack(), Ordering::Relaxed);
+        let ended = if index + 1 == self.parties() {
+            self.be_last(wait.me, phase, action)
+        } else {
+            self.arrived.store(index as u64 + 1, Ordering::Relaxed);
             self.leave(wait.me);
-            return is_passed.then_some(index).ok_or(Stop::Broken);
+            point("barrier.arrived");
+            self.sleep(wait, &mut naps, phase)
+        };
+        // Relaxed: it only says that we are not inside any more. It may be another's by now.
+        let _ =
+            inside.compare_exchange(wait.me.pack(), NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+        ended.map(|()| index)
+    }
+
+    /// Under the lock, which is let go: the last party of `phase` has arrived.
+    fn be_last(
+        &self,
+        me: Participant,
+        phase: u64,
+        action: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stop> {
+        point("barrier.last");
+        let is_passed = action();
+        if is_passed {
+            self.end_phase(phase, false);
+            point("barrier.opened");
+        } else {
+            self.break_now(phase);
         }
-        self.parties[index].store(wait.me.pack(), Ordering::Relaxed);
-        self.arrived.store(index as u64 + 1, Ordering::Relaxed);
-        self.leave(wait.me);
-        point("barrier.arrived");
+        self.leave(me);
+        is_passed.then_some(()).ok_or(Stop::Broken)
+    }
+
+    fn sleep(&self, wait: &mut Wait<'_>, naps: &mut Naps, phase: u64) -> Result<(), Stop> {
         loop {
             // Acquire: after whatever the parties did before they arrived, and the action.
             let now = self.phase.load(Ordering::Acquire);
             if now != phase {
-                return outcome(phase, now).map(|()| index);
+                return outcome(phase, now);
             }
             match naps.nap(wait, self.lock.kernel, self.phase, phase) {
                 Ok(Nap::Look) => {}
-                Ok(Nap::Slice) => self.look_after_parties(wait, phase)?,
-                Err(stop) => return self.give_up(wait, phase, stop).map(|()| index),
+                Ok(Nap::Slice) => self.look_after_parties(wait)?,
+                Err(stop) => return self.give_up(wait, phase, stop),
             }
         }
     }
@@ -241,6 +269,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
     /// [`Stop::Interrupted`].
     pub fn reset(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
         self.enter(wait)?;
+        self.bury(wait);
         self.end_phase(self.phase.load(Ordering::Relaxed), true);
         self.leave(wait.me);
         Ok(())
@@ -256,6 +285,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
             keep_going: wait.keep_going,
         };
         if self.lock.acquire(&mut wait)?.abandoned {
+            self.bury(&mut wait);
             self.break_now(self.phase.load(Ordering::Relaxed));
         }
         Ok(())
@@ -286,29 +316,45 @@ impl<'m, K: Kernel> Barrier<'m, K> {
     fn arrived_now(&self) -> usize {
         let arrived = self.arrived.load(Ordering::Relaxed);
         // Never all: the last one does not wait. Only garbage is more.
-        usize::try_from(arrived).map_or(0, |arrived| arrived.min(self.parties.len() - 1))
+        usize::try_from(arrived).map_or(0, |arrived| arrived.min(self.parties() - 1))
     }
 
-    /// Breaks the phase if a party of it, or who holds the lock, died.
-    fn look_after_parties(&self, wait: &mut Wait<'_>, phase: u64) -> Result<(), Stop> {
+    /// Breaks the barrier if somebody died inside: waiting, or on the way out of the last
+    /// phase, or with the lock in hand. Without that party the others would wait for ever.
+    fn look_after_parties(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
         let holder = super::word::owner(self.lock.load());
-        let died_inside = holder.is_some_and(|who| (wait.is_gone)(who));
-        // Without the lock: who is found gone was of this phase, or it is over.
-        let died_waiting = self.parties[..self.arrived_now()].iter().any(|party| {
-            let who = Participant::unpack(party.load(Ordering::Relaxed));
-            who.is_some_and(|who| who != wait.me && (wait.is_gone)(who))
-        });
-        if died_inside {
+        let is_left = holder.is_some_and(|who| (wait.is_gone)(who));
+        let is_dead = |wait: &mut Wait<'_>| self.dead(wait).next().is_some();
+        if is_left || is_dead(wait) {
             self.enter(wait)?;
-            self.leave(wait.me);
-        } else if died_waiting {
-            self.enter(wait)?;
-            if self.phase.load(Ordering::Relaxed) == phase {
-                self.break_now(phase);
+            if self.bury(wait) {
+                self.break_now(self.phase.load(Ordering::Relaxed));
             }
             self.leave(wait.me);
         }
         Ok(())
+    }
+
+    /// Words of parties that died inside.
+    fn dead(&self, wait: &mut Wait<'_>) -> impl Iterator<Item = (&'m AtomicU64, u64)> {
+        let is_gone = &mut *wait.is_gone;
+        self.parties.iter().filter_map(move |inside| {
+            let seen = inside.load(Ordering::Relaxed);
+            let is_dead = seen != NOBODY && Participant::unpack(seen).is_none_or(&mut *is_gone);
+            is_dead.then_some((inside, seen))
+        })
+    }
+
+    /// Under the lock: forgets parties that died inside; whether there were any.
+    fn bury(&self, wait: &mut Wait<'_>) -> bool {
+        let mut found = false;
+        for (inside, seen) in self.dead(wait) {
+            // Who forgets and dies before it breaks the barrier is itself one that died
+            // inside, or with the lock in hand.
+            let _ = inside.compare_exchange(seen, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+            found = true;
+        }
+        found
     }
 
     /// A party that waited in vain breaks the phase, unless that is over by now.

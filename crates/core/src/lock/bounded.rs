@@ -83,7 +83,9 @@ impl<'m> BoundedSemaphore<'m, System> {
         Ok(BoundedSemaphore {
             word: cell.word(offset_of!(BoundedCell, word))?,
             start: cell.word(offset_of!(BoundedCell, start))?,
-            units: cell.table(offset_of!(BoundedCell, units), UNITS_MAX)?.words,
+            units: cell
+                .table(offset_of!(BoundedCell, units), UNITS_MAX, 1)?
+                .words,
             kernel: System,
         })
     }
@@ -119,7 +121,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
 
     /// Takes a unit if there is one; looks after nobody dead.
     pub fn try_acquire(&self, me: Participant) -> bool {
-        self.from_start().any(|index| self.claim(index, FREE, me))
+        self.indices().any(|index| self.claim(index, FREE, me))
     }
 
     /// Takes a unit, waiting for one if need be.
@@ -137,14 +139,14 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     /// Gives a unit back: one of the participant's own, else somebody else's.
     pub fn release(&self, me: Participant) -> Released {
         let own = |index: &usize| self.free(*index, me.pack());
-        let index = match self.from_start().find(own) {
+        let index = match self.indices().find(own) {
             Some(index) => index,
             None => {
                 let any = |index: &usize| {
                     let seen = self.units[*index].load(Ordering::Relaxed);
                     seen != FREE && self.free(*index, seen)
                 };
-                match self.from_start().find(any) {
+                match self.indices().find(any) {
                     Some(index) => index,
                     None => return Released::NotHeld,
                 }
@@ -173,7 +175,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     }
 
     /// All indices, beginning where the last unit became free.
-    fn from_start(&self) -> impl Iterator<Item = usize> + use<K> {
+    fn indices(&self) -> impl Iterator<Item = usize> + use<K> {
         let len = self.units.len();
         // Relaxed: a hint; brought inside the table here.
         let start = (self.start.load(Ordering::Relaxed) % len as u64) as usize;
@@ -206,7 +208,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     }
 
     fn inherit(&self, wait: &mut Wait<'_>) -> bool {
-        self.from_start().any(|index| {
+        self.indices().any(|index| {
             let seen = self.units[index].load(Ordering::Relaxed);
             let is_left = seen != FREE
                 && Participant::unpack(seen).is_none_or(|holder| (wait.is_gone)(holder));

@@ -91,7 +91,7 @@ impl<'m> Condition<'m, System> {
     /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
         let cell = Cell::at(mapping, offset, CONDITION_KIND)?;
-        let places = cell.table(offset_of!(ConditionCell, places), PLACES_MAX)?;
+        let places = cell.table(offset_of!(ConditionCell, places), PLACES_MAX, 1)?;
         Ok(Condition {
             high: cell.word(offset_of!(ConditionCell, high))?,
             cursor: cell.word(offset_of!(ConditionCell, cursor))?,

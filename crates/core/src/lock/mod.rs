@@ -75,14 +75,15 @@ impl<'m> Cell<'m> {
         self.mapping.shared_word(at)
     }
 
-    /// The table behind the cell, of as many words as the field `count` says.
-    fn table(self, count: usize, limit: u64) -> Result<Table<'m>> {
+    /// The table behind the cell, with `each` words for each of what the field `count`
+    /// counts.
+    fn table(self, count: usize, limit: u64, each: usize) -> Result<Table<'m>> {
         let len = self.word(count)?.load(Ordering::Relaxed);
         if len == 0 || len > limit {
             return Err(Error::Damaged("a table of impossible size"));
         }
         // At most `limit`, which is small.
-        let len = len as usize;
+        let len = len as usize * each;
         let start = self.offset.checked_add(crate::layout::cells::CELL_BYTES);
         let start = start.ok_or(TOO_FAR)?;
         let words = self.mapping.shared_words(start, len)?;
