@@ -58,6 +58,10 @@ pub(crate) const SCENES: &[Scene] = &[
         set: |survivor| {
             mutex::create(survivor.memory(), FIRST).unwrap();
             lock_of(survivor).try_acquire(survivor.ghost()).unwrap();
+            // Another one, which the survivor has: whoever wants it waits in vain.
+            mutex::create(survivor.memory(), SECOND).unwrap();
+            let second = Lock::at(survivor.memory(), SECOND).unwrap();
+            second.try_acquire(survivor.me).unwrap();
         },
         child: |child| {
             let lock = lock_of(child);
@@ -67,6 +71,11 @@ pub(crate) const SCENES: &[Scene] = &[
             lock.release(child.me);
             child.come_in();
             use_lock(child);
+            let second = Lock::at(child.memory(), SECOND).unwrap();
+            for _ in 0..3 {
+                let in_vain = child.wait_for(SHORT_NS, |wait| second.acquire(wait));
+                assert_eq!(in_vain, Err(Stop::TimedOut));
+            }
         },
         other: |other, _| use_lock(other),
         check: |survivor, died_at| {
@@ -98,12 +107,23 @@ pub(crate) const SCENES: &[Scene] = &[
     },
     Scene {
         name: "semaphore",
-        set: |survivor| Semaphore::create(survivor.memory(), FIRST, 2).unwrap(),
+        // The units are brought by the others, one by each.
+        set: |survivor| Semaphore::create(survivor.memory(), FIRST, 0).unwrap(),
         child: |child| {
+            let semaphore = Semaphore::at(child.memory(), FIRST).unwrap();
+            for _ in 0..3 {
+                let in_vain = child.wait_for(SHORT_NS, |wait| semaphore.acquire(wait));
+                assert_eq!(in_vain, Err(Stop::TimedOut));
+            }
             child.come_in();
             use_semaphore(child);
         },
-        other: |other, _| use_semaphore(other),
+        other: |other, _| {
+            other.until_child(ALONE);
+            let semaphore = Semaphore::at(other.memory(), FIRST).unwrap();
+            assert!(semaphore.release(1));
+            use_semaphore(other);
+        },
         check: |survivor, died_at| {
             // What the dead had acquired stays acquired, and nothing else.
             let lost = u32::from(died_at == Some("semaphore.taken"));
@@ -121,7 +141,9 @@ pub(crate) const SCENES: &[Scene] = &[
         },
         child: |child| {
             let semaphore = bounded_of(child);
-            child.wait_for(0, |wait| semaphore.acquire(wait)).unwrap();
+            // A unit of the dead, found at the end of a slice.
+            let wanted = child.wait_for(SHORT_NS, |wait| semaphore.acquire(wait));
+            wanted.unwrap();
             semaphore.release(child.me);
             child.come_in();
             use_bounded(child);
