@@ -116,6 +116,9 @@ class SharedNDArray(np.ndarray):
 
     def __reduce_ex__(self, protocol):
         # By value: pickles of unknown destination must not depend on this program.
+        handle = _reduction.reduce_for_worker(self)
+        if handle is not None:
+            return handle
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 

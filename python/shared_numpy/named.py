@@ -136,6 +136,13 @@ def open_name(name):
     return _family.open_array(handle, dtype.itemsize) + (dtype,)
 
 
+def without_writing(memory):
+    """The same bytes, read-only."""
+    result = np.frombuffer(memory, np.uint8)
+    result.flags.writeable = False
+    return result
+
+
 def _attach_named(name, readonly, owner):
     _tracker.come()
     memory, start, shape, itemsize, fortran, text = _core.named_attach(

@@ -2,7 +2,8 @@
 
 A handle says which block of memory, the place and shape of the view in it, and the
 dtype. ``multiprocessing``'s own pickler (queues, pipes, pools, executors, process
-arguments) gets handles; plain ``pickle`` gets values (`SharedNDArray.__reduce_ex__`).
+arguments) gets handles, and so do those of ``loky`` and ``joblib``; plain ``pickle``
+gets values (`SharedNDArray.__reduce_ex__`).
 
 What is guaranteed:
 
@@ -21,9 +22,22 @@ import numpy as np
 from . import _core
 from . import _family
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List  # noqa: F401
+
 __all__ = ["dumps", "loads", "register", "Published"]
 
 _collecting = threading.local()
+
+# The classes that are sent by handle.
+_classes = []  # type: List[type]
+# Whose picklers lead to worker processes and are not multiprocessing's. They are never
+# imported here; the first two let us register reducers, of the last we see the calls.
+_LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
+_WORKERS = _LOKY + ("joblib.pool",)
+# What may stand between them and a `__reduce_ex__`.
+_PICKLERS = ("pickle", "cloudpickle", "joblib.externals.cloudpickle")
 
 
 class Published:
@@ -69,8 +83,40 @@ def loads(data):
 
 
 def register(cls):
-    """Lets ``multiprocessing`` send objects of exactly the class `cls` by handle."""
+    """Lets ``multiprocessing`` and ``loky`` send objects of exactly the class `cls` by handle."""
     ForkingPickler.register(cls, _reduce)
+    _classes.append(cls)
+    _register_with_loky()
+
+
+def _register_with_loky():
+    """Registers our classes with those of loky's modules that are loaded; whether one is."""
+    loaded = [module for module in map(sys.modules.get, _WORKERS) if module is not None]
+    for module in loaded:
+        # One that is being imported has no `register` yet: the next call finds it.
+        if module.__name__ in _LOKY and hasattr(module, "register"):
+            for cls in _classes:
+                module.register(cls, _reduce)
+    return bool(loaded)
+
+
+def reduce_for_worker(a):
+    """The handle of `a` if a pickler of loky's or joblib's has called `a.__reduce_ex__`; else None.
+
+    They may be imported later than this module, and do not ask multiprocessing's table.
+    From their next pickler on loky's have our entry in their own.
+    """
+    if not _register_with_loky():
+        return None
+    frame = sys._getframe(2)  # the caller of `__reduce_ex__`
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module in _WORKERS:
+            return _reduce(a)
+        if module not in _PICKLERS and not module.startswith(tuple(each + "." for each in _PICKLERS)):
+            return None
+        frame = frame.f_back
+    return None
 
 
 def _reduce(a):

@@ -8,10 +8,13 @@ guaranteed beyond it:
   they are dropped themselves, and the memory is unmapped with the last of them;
 - memory is reserved when a segment is created: a full ``/dev/shm`` is an
   ``OSError`` and never a SIGBUS;
-- no file descriptor stays open.
+- no file descriptor stays open;
+- the name of an array (``a.shm.name``) leads to its memory in the program that has it.
 """
 
+import errno
 import os
+import re
 
 from . import _core
 from . import _posixshmem  # noqa: F401  (programs reach for it here)
@@ -24,6 +27,8 @@ _USE_POSIX = True
 _O_CREX = os.O_CREAT | os.O_EXCL
 # Short enough for every system: macOS allows 31 bytes, slash included.
 _SHM_NAME_PREFIX = "/psm_"
+# What ``a.shm.name`` says of an array without a name (`named.name_of`).
+_ARRAY_NAME = re.compile(r"/*snp_[0-9a-f]+\.")
 _SHM_SAFE_NAME_LENGTH = len(_SHM_NAME_PREFIX) + 16
 
 
@@ -68,6 +73,9 @@ class SharedMemory:
         A name no segment can have, a size that is not positive, a segment
         without a name to attach to, or one that has no bytes yet.
 
+    What ``a.shm.name`` says of an array without a name of its own can be attached to as
+    well, inside its program; ``unlink()`` does nothing to it.
+
     As a context manager it closes itself at the end of the block; removing the
     segment stays a decision of its own (`unlink`).
     """
@@ -84,6 +92,8 @@ class SharedMemory:
     _identity = None
     _generated = False
     _opened_fd = -1
+    # Of an array without a name, which has no file: what is removed or reopened there?
+    _is_nameless = False
 
     def __init__(self, name=None, create=False, size=0, *, track=None,
                  readonly=False, mode=None, reserve=None):
@@ -114,8 +124,18 @@ class SharedMemory:
 
     def _attach(self, name):
         _tracker.come()
-        self._mmap, self._identity = _core.segment_attach(
-            name, self._flags, self._mode, self._readonly)
+        try:
+            self._mmap, self._identity = _core.segment_attach(
+                name, self._flags, self._mode, self._readonly)
+        except (FileNotFoundError, ValueError):
+            # Names of arrays may be longer than those of files can be.
+            if _ARRAY_NAME.match(name) is None:
+                raise
+            self._mmap = _memory_of_array(name, self._readonly)
+            self._name = "/" + name.lstrip("/")
+            self._is_nameless = True
+            self._look()
+            return
         self._name = "/" + name.lstrip("/")
         self._look()
         if self._track:
@@ -220,7 +240,7 @@ class SharedMemory:
         The number is checked at each use: a daemon may have closed all
         descriptors, and the number may be another file's by now.
         """
-        if self._mmap is None:
+        if self._mmap is None or self._is_nameless:
             return -1
         fd = self._opened_fd
         if fd < 0 or not self._is_ours(fd):
@@ -259,7 +279,7 @@ class SharedMemory:
             It was removed before (also if another segment bears the name that the
             caller chose, which is left alone).
         """
-        if self._name is None:
+        if self._name is None or self._is_nameless:
             return
         _remove(self._name, self._identity, self._generated)
 
@@ -267,6 +287,23 @@ class SharedMemory:
 def _reattach(cls, name, size, keywords):
     """Unpickles a `SharedMemory`: attaches to it in this process."""
     return cls(name, False, size, **keywords)
+
+
+def _memory_of_array(name, readonly):
+    """The memory of the array with the name that ``a.shm.name`` was.
+
+    Raises
+    ------
+    FileNotFoundError
+        It leads nowhere.
+    """
+    try:
+        from . import named
+        memory = named.open_name(name)[0]
+    except (LookupError, ValueError, ImportError) as error:
+        raise FileNotFoundError(
+            errno.ENOENT, "no such array: {}".format(error), "/" + name.lstrip("/")) from error
+    return named.without_writing(memory) if readonly else memory
 
 
 def _remove(name, identity, generated=False):

@@ -15,8 +15,10 @@ use super::classes::{self, CLASSES};
 use super::family::Family;
 use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
+use super::tokens::in_flight_limit_s;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCKS_MAX, Participant};
+use crate::sys::clock;
 
 /// A new segment of a chain has room for so many blocks like the one it is made for.
 const ROOM_FOR_BLOCKS: u64 = 4;
@@ -52,6 +54,8 @@ pub(super) struct Chain {
     /// Memory of blocks that is committed or being committed, free or not.
     pub(super) committed_bytes: u64,
     until_collect: u32,
+    /// When [`Chain::expire_tokens`] was last called, in seconds of the monotonic clock.
+    expired_s: u64,
     scratch: Vec<usize>,
 }
 
@@ -65,6 +69,7 @@ impl Chain {
             recycled_bytes: 0,
             committed_bytes: 0,
             until_collect: COLLECT_EVERY,
+            expired_s: 0,
             scratch: Vec::new(),
             options,
         }
@@ -89,7 +94,8 @@ impl Chain {
         if let Some(found) = self.pop_free(class) {
             return Ok(found);
         }
-        if (self.options.before_growing)() {
+        let is_due = self.expired_s != clock::monotonic_s();
+        if (self.options.before_growing)() | (is_due && self.expire_tokens()? > 0) {
             self.collect()?;
             if let Some(found) = self.pop_free(class) {
                 return Ok(found);
@@ -149,6 +155,18 @@ impl Chain {
             result?;
         }
         Ok(())
+    }
+
+    /// Drops tokens that dead senders left in our segments long enough ago; how many.
+    pub(super) fn expire_tokens(&mut self) -> Result<usize> {
+        self.expired_s = clock::monotonic_s();
+        let limit_s = in_flight_limit_s();
+        let mut expired = 0;
+        for owned in &self.segments {
+            let segment = owned.closer.segment();
+            expired += segment.expire_tokens_of_the_dead(self.expired_s, limit_s)?;
+        }
+        Ok(expired)
     }
 
     /// Asks whether the pool may grow by a block that is to be committed, and begins with

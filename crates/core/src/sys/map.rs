@@ -13,9 +13,14 @@ use std::ptr::NonNull;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::feature::Switch;
+
 /// Smaller mappings stay in core dumps: they cost little there, and asking the
 /// kernel to leave one out takes as long as mapping it.
 pub const DUMP_BELOW_BYTES: usize = 1 << 20;
+
+/// `MADV_POPULATE_WRITE`, which kernels before 5.14 do not know.
+static POPULATE: Switch = Switch::new("populate");
 
 /// An owned, shared mapping of `len` bytes at `start`.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ impl Map {
         if len == 0 || isize::try_from(len).is_err() {
             return Err(Errno::INVAL);
         }
+        // Here, because `populate` is called where nothing may be allocated.
+        POPULATE.is_off();
         let mut protection = ProtFlags::READ;
         if writable {
             protection |= ProtFlags::WRITE;
@@ -86,6 +93,9 @@ impl Map {
         let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
         if end > self.len || len == 0 {
             return Err(Errno::INVAL);
+        }
+        if POPULATE.is_off() {
+            return Err(Errno::INVAL); // as kernels that do not know it
         }
         // SAFETY: `begin <= offset < end <= self.len`: inside the mapping.
         let at = unsafe { self.start.add(begin) };
