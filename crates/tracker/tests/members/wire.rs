@@ -14,7 +14,7 @@ use shared_numpy_core::members::{MODE, socket_name};
 use shared_numpy_core::pool::family::Family;
 use shared_numpy_core::pool::owner::{Pool, PoolOptions};
 use shared_numpy_core::sys::socket::{self, Received};
-use shared_numpy_core::sys::{anon, process, shm};
+use shared_numpy_core::sys::{anon, clock, process, shm};
 
 const COOKIE: [u8; 16] = [9; 16];
 
@@ -283,6 +283,41 @@ fn a_handle_may_be_quicker_than_the_registration() {
 }
 
 #[test]
+fn what_a_member_said_before_its_end_is_read_though_nobody_is_left() {
+    let wire = Wire::new();
+    let mut pool = Pool::new(
+        std::sync::Arc::clone(&wire.family),
+        wire.me,
+        PoolOptions::default(),
+    );
+    let name = pool.allocate(1000, &mut || true).unwrap();
+    let holder = pool.holder(name.segment).unwrap();
+    let token = holder.make_token(name.block, clock::monotonic_s()).unwrap();
+    let segment = std::sync::Arc::clone(holder.segment());
+    // Its last words come after more messages than are read in a turn.
+    signal(wire.tracker, libc::SIGSTOP);
+    for _ in 0..270 {
+        send(&wire.first, &Message::Joined(wire.me));
+    }
+    let guardian = process::ProcessId::of(process::own_pid()).unwrap();
+    send(&wire.first, &Message::Guarded(guardian));
+    let fd = pool.segment_fd(name.segment).unwrap();
+    register(&wire.first, wire.segment(0), &fd);
+    wire.family.declare_dead(wire.me).unwrap();
+    signal(wire.tracker, libc::SIGCONT);
+    std::thread::sleep(super::A_WHILE);
+    assert!(
+        runs(wire.tracker),
+        "its guardian lives, and something is on its way"
+    );
+    let member = wire.member();
+    assert_eq!(fetch(&member, wire.segment(0)).0, Answer::Here);
+    drop(member);
+    assert!(segment.withdraw_token(token, name.block).unwrap());
+    wire.ends();
+}
+
+#[test]
 fn who_has_the_family_and_no_slot_yet_is_waited_for() {
     let wire = Wire::new();
     let joining = wire.member();
@@ -442,6 +477,37 @@ fn a_tracker_ends_that_nobody_says_anything_to() {
         assert_ne!(answer.status, Status::In);
         wait_until("it ends", || !runs(answer.pid));
     }
+}
+
+#[test]
+fn two_trackers_of_a_family_do_not_stay_for_each_other() {
+    // Abstract addresses are a network namespace's own, and so the second finds none taken.
+    let unshare = Path::new("/usr/bin/unshare");
+    let may = std::process::Command::new(unshare)
+        .args(["--net", "true"])
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("not checked: we may not make a network namespace");
+        return;
+    }
+    let wire = Wire::new();
+    let (ours, theirs) = socket::pair().unwrap();
+    let child = process::spawn(unshare, &["--net", tracker(), MODE], theirs).unwrap();
+    is_collected(child);
+    let serve = Message::Hello(Hello {
+        serve: true,
+        ..hello(&wire.family)
+    });
+    let family_fd = Some(wire.family_fd.as_fd());
+    socket::send(ours.as_fd(), serve.encode().as_bytes(), family_fd).unwrap();
+    let (other, _) = ready(&ours).unwrap();
+    assert_eq!(other.status, Status::In);
+    send(&ours, &Message::Joined(wire.me));
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(other.pid) && runs(wire.tracker));
+    drop(ours);
+    wire.ends();
+    wait_until("the other tracker ends", || !runs(other.pid));
 }
 
 #[test]
