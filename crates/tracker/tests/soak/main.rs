@@ -58,6 +58,7 @@ fn soak(role: &str, kills: u64) {
         .env("SHARED_NUMPY_INFLIGHT_S", in_flight_s.to_string())
         .env(outside::MARK, marked.value())
         .stdin(Stdio::null())
+        .stdout(Stdio::null()) // its test harness counts itself; figures are on stderr
         .spawn()
         .unwrap();
     let begin = Instant::now();
@@ -128,6 +129,7 @@ fn all_killed_at_once() {
             .env("SHARED_NUMPY_SOAK_S", "60")
             .env(outside::MARK, marked.value())
             .stdin(Stdio::null())
+            .stdout(Stdio::null()) // its test harness counts itself; figures are on stderr
             .spawn()
             .unwrap();
         let begin = Instant::now();

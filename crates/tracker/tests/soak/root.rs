@@ -239,7 +239,7 @@ impl Root<'_> {
                 format!("{doing:?} {time:.1?}")
             })
             .collect();
-        println!(
+        eprintln!(
             "soak {role}: {} kills (and {} of the tracker), {} forks by workers, {} allocated, \
              {} sent, {} withdrawn, {} received and verified, {} verified again, {} stale, \
              {} without a tracker, {} longer than 1 s, in {took:.1?}; longest: {}",
