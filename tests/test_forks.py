@@ -354,6 +354,7 @@ def test_drop_inherited():
             lambda: a.__setitem__(0, 1), lambda: a.fill(0), lambda: np.add(mine, 1, out=a[:10]),
             lambda: a.copy(), lambda: a.shm, lambda: a == a, lambda: np.concatenate([a, a]),
             lambda: snp.array(a), lambda: snp.Queue().put(a),
+            lambda: np.add(1, np.ones(10), where=a[:10].view(bool)[:10]),
         ]
         for number, use in enumerate(uses):
             with pytest.raises((ValueError, BufferError), match="drop_inherited"):
@@ -362,6 +363,9 @@ def test_drop_inherited():
         # What is the child's own goes on.
         mine += 1
         assert mine.sum() == 20 and (mine + mine)[0] == 4 and repr(mine).startswith("SharedNDArray")
+        mask = snp.array([True, False] * 5)
+        assert np.add(mine, 1, out=np.zeros(10), where=mask).sum() == 15
+        assert np.add.reduce(np.ones(10), where=mask) == 5
         assert a.shape == (1000,) and a.dtype == np.dtype(float)
         return True
 

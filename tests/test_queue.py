@@ -4,6 +4,7 @@ import gc
 import multiprocessing.queues
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -134,6 +135,40 @@ def test_an_array_that_found_no_room_is_not_kept():
         queue.put(a)
     del a
     assert not exists(name)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_put_that_a_signal_ends_while_it_waits_keeps_nothing(error):
+    def handler(number, frame):
+        raise error("enough")
+
+    queue = Queue(1)
+    queue.put("full")
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(error, match="enough"):
+            queue.put(snp.ones(5), timeout=60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert snp.stats()["in_flight"] == 0
+    assert received(queue) == "full"
+
+
+def test_a_put_that_fails_at_its_end_is_taken_back(monkeypatch):
+    def fail():
+        raise OSError("enough")
+
+    queue = Queue(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "_start_thread", lambda: None)
+        patched.setattr(queue._notempty, "notify", fail)
+        with pytest.raises(OSError, match="enough"):
+            queue.put(snp.ones(5))
+    assert snp.stats()["in_flight"] == 0
+    # There is room again, and what comes first is what was put next.
+    queue.put(snp.zeros(5), timeout=60)
+    assert same(received(queue), np.zeros(5))
 
 
 def test_ordinary_arrays_arrive_by_value():

@@ -44,6 +44,10 @@ def _ufunc(self, ufunc, method, *inputs, **keywords):
         _check(value)
     if outputs:
         keywords["out"] = tuple(map(_plain, outputs))
+    if "where" in keywords:
+        # NumPy asks this one's type as well (since 1.25), and would come back here for ever.
+        _check(keywords["where"])
+        keywords["where"] = _plain(keywords["where"])
     result = getattr(ufunc, method)(*map(_plain, inputs), **keywords)
     # Who gave the place for a result gets it back.
     return outputs[0] if len(outputs) == 1 else result

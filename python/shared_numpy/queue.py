@@ -61,9 +61,23 @@ class Queue(multiprocessing.queues.Queue):
         data, published = reduction.dumps(obj)
         try:
             super().put(data, block, timeout)
-        except Exception:
-            published.withdraw()
+        except BaseException:
+            # Also what a signal's handler raised, while waiting for room or just after.
+            self._take_back(data, published)
             raise
+
+    def _take_back(self, data, published):
+        """Undoes a `put` that failed, wherever it was, unless the feeder has `data` already."""
+        if not published:
+            return
+        try:
+            # No other entry is equal: each handle that holds something is another.
+            self._buffer.remove(data)
+        except ValueError:
+            pass
+        else:
+            self._sem.release()
+        published.withdraw()
 
     def get(self, block=True, timeout=None):
         """Removes and returns the oldest object; waits for one if need be.

@@ -34,6 +34,10 @@ class Published:
     def __init__(self):
         self._sent = []
 
+    def __bool__(self):
+        """Whether there is anything to take back."""
+        return bool(self._sent)
+
     def withdraw(self):
         """Declares that the pickle reached nobody and never will."""
         while self._sent:
@@ -79,10 +83,10 @@ def _reduce(a):
     if handle is None:
         return _reduce_elsewhere(a)
     handle, sent = handle
-    _family.export()
     published = getattr(_collecting, "published", None)
     if published is not None:
         published._sent.append(sent)
+    _family.export()
     cls = type(a)
     return _open, (handle, _short(a.dtype), a.flags.writeable,
                    None if cls is _arrays().SharedNDArray else cls)

@@ -231,6 +231,11 @@ unsafe extern "C" fn getbuffer(
         }
     };
     if let Some((kind, refusal)) = refusal {
+        if !view.is_null() {
+            // The protocol asks for it: nobody is to give back what was not had.
+            // SAFETY: a `Py_buffer` to fill, as the caller promises.
+            unsafe { (*view).obj = ptr::null_mut() };
+        }
         // SAFETY: the GIL is held; the message is a C string.
         unsafe { ffi::PyErr_SetString(kind, refusal.as_ptr()) };
         return -1;
