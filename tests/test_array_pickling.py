@@ -218,6 +218,23 @@ def test_a_pickle_that_reached_nobody_keeps_nothing():
     assert not exists(name)
 
 
+def test_a_pickle_that_reached_nobody_leaves_what_was_sent_elsewhere_meanwhile():
+    sent = []
+
+    class Tells:
+        def __reduce__(self):
+            sent.append(bytes(ForkingPickler.dumps(snp.array([4, 5, 6]))))
+            return int, ()
+
+    with pytest.raises(UNPICKLABLE):
+        reduction.dumps([snp.array([1, 2, 3]), Tells(), lambda: None])
+    recycled = [snp.array([0, 0, 0]) for _ in range(5)]
+    assert list(pickle.loads(sent[0])) == [4, 5, 6]
+    del recycled
+    gc.collect()
+    assert _core.stats()["in_flight"] == 0
+
+
 def test_taking_back_what_arrived_changes_nothing():
     a = snp.array([1, 2, 3])
     name = name_of(a)

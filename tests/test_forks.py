@@ -340,6 +340,7 @@ def test_worker_pool_with_recycled_workers():
 def test_drop_inherited():
     a = snp.full(1000, 7.0)
     view = a[::2]
+    flags = a.view(np.bool_)[:10]
 
     def work():
         stats = snp.stats()
@@ -354,7 +355,7 @@ def test_drop_inherited():
             lambda: a.__setitem__(0, 1), lambda: a.fill(0), lambda: np.add(mine, 1, out=a[:10]),
             lambda: a.copy(), lambda: a.shm, lambda: a == a, lambda: np.concatenate([a, a]),
             lambda: snp.array(a), lambda: snp.Queue().put(a),
-            lambda: np.add(1, np.ones(10), where=a[:10].view(bool)[:10]),
+            lambda: np.add(mine, 1, out=np.ones(10), where=flags),
         ]
         for number, use in enumerate(uses):
             with pytest.raises((ValueError, BufferError), match="drop_inherited"):

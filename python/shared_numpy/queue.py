@@ -93,8 +93,9 @@ class Queue(multiprocessing.queues.Queue):
         ------
         Empty
             Nothing came in time.
-        FileNotFoundError
-            The object held an array whose memory is gone; the object is lost.
+        StaleHandle, FileNotFoundError
+            The object held an array whose memory is gone, or a named array whose name is;
+            the object is lost.
         Exception
             What unpickling raises.
         """

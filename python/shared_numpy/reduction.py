@@ -13,8 +13,8 @@ What is guaranteed:
   (the queue was full) can be taken back with `Published.withdraw`.
 """
 
+import io
 import sys
-import threading
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from typing import List  # noqa: F401
 
 __all__ = ["dumps", "loads", "register", "Published"]
-
-_collecting = threading.local()
 
 # The classes that are sent by handle.
 _classes = []  # type: List[type]
@@ -70,15 +68,27 @@ def dumps(obj):
     Exception
         What pickling raises; nothing is published then.
     """
-    before = getattr(_collecting, "published", None)
-    published = _collecting.published = Published()
+    published = Published()
+    buffer = io.BytesIO()
     try:
-        return bytes(ForkingPickler.dumps(obj)), published
+        _Pickler(buffer, published).dump(obj)
+        return buffer.getvalue(), published
     except BaseException:
         published.withdraw()
         raise
-    finally:
-        _collecting.published = before
+
+
+class _Pickler(ForkingPickler):
+    """Notes what its handles hold; not what an object sends elsewhere while it is pickled."""
+
+    def __init__(self, buffer, published):
+        super().__init__(buffer)
+
+        def reduce(a):
+            return _reduce(a, published)
+        # A copy of this pickler's own; `register` may have been told of classes of users.
+        ours = [cls for cls, known in self.dispatch_table.items() if known is _reduce]
+        self.dispatch_table.update(dict.fromkeys(ours, reduce))
 
 
 def loads(data):
@@ -123,13 +133,12 @@ def reduce_for_worker(a):
     return None
 
 
-def _reduce(a):
+def _reduce(a, published=None):
     """The handle of `a`, as a pickler wants it."""
     handle = _core.array_send(a)
     if handle is None:
-        return _reduce_elsewhere(a)
+        return _reduce_elsewhere(a, published)
     handle, sent = handle
-    published = getattr(_collecting, "published", None)
     if published is not None:
         published._sent.append(sent)
     _family.export()
@@ -138,12 +147,12 @@ def _reduce(a):
                    None if cls is _arrays().SharedNDArray else cls)
 
 
-def _reduce_elsewhere(a):
+def _reduce_elsewhere(a, published):
     """The handle of an array in a named array, or what is sent for want of one."""
     if _core.named_place(a, a.dtype.itemsize) is None:
         return a.__reduce_ex__(4)  # an object of a user's class with private memory
     from . import named
-    return named.reduce(a) or _reduce(_copy(a))  # its name may be gone, the memory is not
+    return named.reduce(a) or _reduce(_copy(a), published)  # its name may be gone, the memory is not
 
 
 def _copy(a):
