@@ -14,7 +14,7 @@ use shared_numpy_core::members::{MODE, socket_name};
 use shared_numpy_core::pool::family::Family;
 use shared_numpy_core::pool::owner::{Pool, PoolOptions};
 use shared_numpy_core::sys::socket::{self, Received};
-use shared_numpy_core::sys::{anon, process, shm};
+use shared_numpy_core::sys::{anon, clock, process, shm};
 
 const COOKIE: [u8; 16] = [9; 16];
 
@@ -279,6 +279,38 @@ fn a_handle_may_be_quicker_than_the_registration() {
     assert_eq!(Fetched::decode(&bytes).unwrap().answer, Answer::Here);
     assert!(fd.is_some());
     drop(asker);
+    wire.ends();
+}
+
+#[test]
+fn what_a_member_said_before_its_end_is_read_though_nobody_is_left() {
+    let wire = Wire::new();
+    let mut pool = Pool::new(
+        std::sync::Arc::clone(&wire.family),
+        wire.me,
+        PoolOptions::default(),
+    );
+    let name = pool.allocate(1000, &mut || true).unwrap();
+    let holder = pool.holder(name.segment).unwrap();
+    let token = holder.make_token(name.block, clock::monotonic_s()).unwrap();
+    let segment = std::sync::Arc::clone(holder.segment());
+    // Its last words come after more messages than are read in a turn.
+    signal(wire.tracker, libc::SIGSTOP);
+    for _ in 0..270 {
+        send(&wire.first, &Message::Joined(wire.me));
+    }
+    let guardian = process::ProcessId::of(process::own_pid()).unwrap();
+    send(&wire.first, &Message::Guarded(guardian));
+    let fd = pool.segment_fd(name.segment).unwrap();
+    register(&wire.first, wire.segment(0), &fd);
+    wire.family.declare_dead(wire.me).unwrap();
+    signal(wire.tracker, libc::SIGCONT);
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(wire.tracker), "its guardian lives, and something is on its way");
+    let member = wire.member();
+    assert_eq!(fetch(&member, wire.segment(0)).0, Answer::Here);
+    drop(member);
+    assert!(segment.withdraw_token(token, name.block).unwrap());
     wire.ends();
 }
 

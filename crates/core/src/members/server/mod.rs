@@ -175,12 +175,18 @@ impl Server {
     }
 
     /// Nobody else has a slot, and nobody is about to get one. Somebody who is knocking at
-    /// this moment is let in.
+    /// this moment is let in, and what the last one said before it ended is read: it may
+    /// have named somebody who needs us.
     fn is_over(&mut self) -> bool {
         if self.is_needed() {
             return false;
         }
         self.accept_all();
+        self.read_everybody();
+        if self.is_needed() {
+            // What was read may have to be looked at, and no event will say so.
+            self.look_after();
+        }
         !self.is_needed()
     }
 
@@ -250,12 +256,16 @@ impl Server {
         if unanswered.is_empty() {
             return;
         }
+        self.read_everybody();
+        for (id, request, segment) in unanswered {
+            self.answer_fetch(id, request, segment);
+        }
+    }
+
+    fn read_everybody(&mut self) {
         let ids: Vec<u64> = self.peers.keys().copied().collect();
         for id in ids {
             self.read(id, DRAIN_MESSAGES);
-        }
-        for (id, request, segment) in unanswered {
-            self.answer_fetch(id, request, segment);
         }
     }
 
