@@ -26,7 +26,7 @@ use crate::fault::point;
 use crate::members::client::{Connection, Fetched, Launched};
 use crate::pool::holder::Holder;
 use crate::pool::segment::PoolSegment;
-use crate::pool::tokens::TokenName;
+use crate::pool::tokens::{TokenName, in_flight_limit_s};
 use crate::sys::fd::CachedFd;
 use crate::sys::identity::Identity;
 use crate::sys::process::{self, ProcessId};
@@ -75,9 +75,20 @@ impl Hold {
         if holder.is_dropped(self.held.since) {
             return Err(Error::Dropped);
         }
-        let token = holder.make_token(self.held.block, clock::monotonic_s())?;
+        let now_s = clock::monotonic_s();
+        let mut made = holder.make_token(self.held.block, now_s);
+        if let Err(Error::Full { .. }) = made {
+            // Perhaps with what the dead have sent, whose time is over.
+            registry.families[family].make_room();
+            let holder = registry.holder(self.held.segment)?;
+            let limit_s = in_flight_limit_s();
+            if holder.segment().expire_tokens_of_the_dead(now_s, limit_s)? > 0 {
+                made = holder.make_token(self.held.block, now_s);
+            }
+        }
+        let token = made?;
         handle.token = Some(token);
-        let segment = Arc::clone(holder.segment());
+        let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
         let block = self.held.block;
         let sent = Sent {
             segment,
@@ -245,9 +256,20 @@ fn ensure_told(id: SegmentId, keep_going: &mut dyn FnMut() -> bool) -> Result<()
         if local.is_told {
             return Ok(()); // by this very connection: a new one would have cleared it
         }
-        let fd = registry
+        // A number that is none any more is no shortage.
+        let fd = match registry
             .fd(id)
-            .and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
+            .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3))
+        {
+            Some(Err(errno)) if errno != Errno::BADF => {
+                return Err(Error::os(
+                    "share memory with the members tracker",
+                    "",
+                    errno,
+                ));
+            }
+            fd => fd.and_then(|fd| fd.ok()),
+        };
         drop(registry);
         // Received from somebody: whoever sent it has told the tracker.
         let is_up = match &fd {

@@ -141,6 +141,13 @@ impl Membership {
         }
     }
 
+    /// The same, if the last look is long enough ago.
+    pub(super) fn make_room(&self) {
+        if let Some(me) = self.me {
+            growth::make_room(&self.watch, &self.family, self.file, me);
+        }
+    }
+
     /// Our slot.
     pub(super) fn me(&self) -> Result<Participant> {
         self.me.ok_or(Error::UnknownFamily)

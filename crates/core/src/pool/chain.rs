@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -15,8 +16,10 @@ use super::classes::{self, CLASSES};
 use super::family::Family;
 use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
+use super::tokens::in_flight_limit_s;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCKS_MAX, Participant};
+use crate::sys::clock;
 
 /// A new segment of a chain has room for so many blocks like the one it is made for.
 const ROOM_FOR_BLOCKS: u64 = 4;
@@ -25,6 +28,8 @@ const LARGER_CLASSES: usize = 2;
 /// The pool looks for blocks that others dropped when a list is empty, and anyway
 /// once in this many allocations.
 const COLLECT_EVERY: u32 = 32;
+/// Before it grows, and at most so often, it gives up what the dead have sent.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 const CHAIN_TOKENS: u64 = 8192;
 const SINGLE_TOKENS: u64 = 1024;
 const SINGLE_BLOCKS: u64 = 64;
@@ -52,6 +57,8 @@ pub(super) struct Chain {
     /// Memory of blocks that is committed or being committed, free or not.
     pub(super) committed_bytes: u64,
     until_collect: u32,
+    /// When handles of the dead were last given up.
+    expired: Option<Instant>,
     scratch: Vec<usize>,
 }
 
@@ -65,6 +72,7 @@ impl Chain {
             recycled_bytes: 0,
             committed_bytes: 0,
             until_collect: COLLECT_EVERY,
+            expired: None,
             scratch: Vec::new(),
             options,
         }
@@ -89,7 +97,8 @@ impl Chain {
         if let Some(found) = self.pop_free(class) {
             return Ok(found);
         }
-        if (self.options.before_growing)() {
+        let is_news = (self.options.before_growing)();
+        if self.expire_in_time()? > 0 || is_news {
             self.collect()?;
             if let Some(found) = self.pop_free(class) {
                 return Ok(found);
@@ -125,6 +134,25 @@ impl Chain {
             list.committed.push_back((segment, block));
         } else {
             list.bare.push((segment, block));
+        }
+    }
+
+    /// Gives up what dead senders had on its way for too long; how many handles. While a
+    /// pool's owner lives nobody else does it.
+    pub(super) fn expire(&mut self) -> Result<usize> {
+        self.expired = Some(Instant::now());
+        let (now_s, limit_s) = (clock::monotonic_s(), in_flight_limit_s());
+        let mut expired = 0;
+        for owned in &self.segments {
+            expired += owned.segment().expire_tokens_of_the_dead(now_s, limit_s)?;
+        }
+        Ok(expired)
+    }
+
+    fn expire_in_time(&mut self) -> Result<usize> {
+        match self.expired {
+            Some(when) if when.elapsed() < EXPIRE_EVERY => Ok(0),
+            _ => self.expire(),
         }
     }
 

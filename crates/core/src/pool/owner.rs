@@ -355,12 +355,13 @@ impl Pool {
         segments.map(|owned| (owned.holder, owned.backing.into_fd()))
     }
 
-    /// Finds what other processes dropped.
+    /// Finds what other processes dropped, and what dead ones sent that nobody came for.
     ///
     /// # Errors
     ///
     /// [`Error::Damaged`] for garbage in a segment.
     pub fn collect(&mut self) -> Result<()> {
+        self.chain.expire()?;
         self.chain.collect()
     }
 
@@ -370,7 +371,7 @@ impl Pool {
     ///
     /// The system's, and as [`Pool::collect`].
     pub fn trim(&mut self) -> Result<u64> {
-        self.chain.collect()?;
+        self.collect()?;
         self.chain.trim_to(0)
     }
 

@@ -7,6 +7,7 @@ scenarios! {
     a_handle_by_name_holds_nothing
     a_strangers_memory_is_found_through_its_process
     what_a_dead_process_sent_is_stale
+    what_a_dead_process_sent_of_our_memory_expires
 }
 
 mod scenarios {
@@ -94,5 +95,38 @@ mod scenarios {
         // Nobody has had the segment but its owner, and there is no tracker.
         let error = participation::receive(&handle, &mut || true).unwrap_err();
         assert_eq!(error, Error::Stale);
+    }
+
+    /// Handles to our memory that processes sent which have ended, and that nobody took.
+    fn leave_on_its_way(many: usize) {
+        let hold = twin(100, 4);
+        assert!(in_child(|| {
+            (0..many).all(|_| hold.get().send(&mut || true).is_ok())
+        }));
+        hold.let_go();
+    }
+
+    pub(super) fn what_a_dead_process_sent_of_our_memory_expires() {
+        leave_on_its_way(1);
+        assert_eq!(in_use(), 128, "it has time");
+        // SAFETY: nothing else in this process reads or writes the environment now.
+        unsafe { std::env::set_var("SHARED_NUMPY_INFLIGHT_S", "0") };
+        assert_eq!(in_use(), 0);
+        // A table full of them is no obstacle, whoever sends.
+        let hold = numbered(100, 5);
+        leave_on_its_way(8192);
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        hold.send(&mut || true).unwrap().1.withdraw();
+        drop(hold);
+        assert_eq!(in_use(), 0);
+        // Nor does the pool grow when they are what it is full of.
+        let large = twin(40 << 20, 4);
+        let before = participation::stats().unwrap().committed_bytes;
+        assert!(in_child(|| large.get().send(&mut || true).is_ok()));
+        large.let_go();
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        let _again = numbered(40 << 20, 6);
+        let after = participation::stats().unwrap().committed_bytes;
+        assert_eq!(after, before);
     }
 }

@@ -306,7 +306,10 @@ fn what_a_member_said_before_its_end_is_read_though_nobody_is_left() {
     wire.family.declare_dead(wire.me).unwrap();
     signal(wire.tracker, libc::SIGCONT);
     std::thread::sleep(super::A_WHILE);
-    assert!(runs(wire.tracker), "its guardian lives, and something is on its way");
+    assert!(
+        runs(wire.tracker),
+        "its guardian lives, and something is on its way"
+    );
     let member = wire.member();
     assert_eq!(fetch(&member, wire.segment(0)).0, Answer::Here);
     drop(member);
