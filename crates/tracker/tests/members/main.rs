@@ -6,6 +6,7 @@
 
 mod lives;
 mod program;
+mod told;
 mod wire;
 
 use std::time::{Duration, Instant};
