@@ -9,7 +9,7 @@
 //!
 //! | slot | what is seen | verdict |
 //! | --- | --- | --- |
-//! | `LIVE` | no such pid, or a process with another start time, or a zombie without threads | dead |
+//! | `LIVE` | no such pid, or a process with another start time (if there is one in the slot), or a zombie without threads | dead |
 //! | `LIVE` | it runs, and the family segment is not among its mappings: it called `exec` | dead |
 //! | `LIVE` | of another pid namespace or boot; `/proc` hides it or shows another namespace; not readable | cannot tell |
 //! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace | dead |
@@ -218,7 +218,7 @@ impl Undertaker {
             return false;
         };
         match Stat::of(pid) {
-            Ok(Some(stat)) => stat.start_ticks != identity.start_ticks || stat.has_ended(),
+            Ok(Some(stat)) => is_another(&stat, identity) || stat.has_ended(),
             Ok(None) => false,
             Err(error) => is_absence(&error),
         }
@@ -261,10 +261,7 @@ impl Undertaker {
 
     /// Whether the pid of this process means anything to us.
     pub fn can_judge(&self, identity: &Identity) -> bool {
-        self.can_see
-            && self.is_ours(identity)
-            && identity.start_ticks != 0
-            && pid_of(identity).is_some()
+        self.can_see && self.is_ours(identity) && pid_of(identity).is_some()
     }
 
     fn is_ours(&self, identity: &Identity) -> bool {
@@ -286,20 +283,18 @@ impl Undertaker {
                 Reach::Ours | Reach::Foreign => Verdict::CannotTell,
             },
             Err(_) | Ok(None) => Verdict::CannotTell,
-            Ok(Some(stat)) if stat.start_ticks != identity.start_ticks => {
-                match process::shares_clock(pid) {
-                    true => Verdict::Dead,
-                    false => Verdict::CannotTell,
-                }
-            }
+            Ok(Some(stat)) if is_another(&stat, identity) => match process::shares_clock(pid) {
+                true => Verdict::Dead,
+                false => Verdict::CannotTell,
+            },
             Ok(Some(stat)) if stat.has_ended() => Verdict::Dead,
             Ok(Some(_)) if !self.can_see_maps => Verdict::CannotTell,
-            Ok(Some(_)) => match self.file.is_mapped_by(pid) {
+            Ok(Some(before)) => match self.file.is_mapped_by(pid) {
                 Some(true) => Verdict::Alive,
                 None => Verdict::CannotTell,
                 // Whose mappings were those? Its own if it is there before and after.
                 Some(false) => match Stat::of(pid) {
-                    Ok(Some(after)) if after.start_ticks == identity.start_ticks => Verdict::Dead,
+                    Ok(Some(after)) if after.start_ticks == before.start_ticks => Verdict::Dead,
                     _ => Verdict::CannotTell,
                 },
             },
@@ -426,6 +421,14 @@ fn participant(slot: usize, seen: Packed) -> Participant {
 
 fn is(me: Option<Participant>, slot: usize, seen: Packed) -> bool {
     me.is_some_and(|me| me.slot == slot && me.generation == seen.generation)
+}
+
+/// Whether the number is another process's by now. Who had no descriptor left to read its
+/// start time by (it forked, or joined, without one) has none: then this cannot be seen,
+/// and is not needed, since whoever has the number tells what became of it by being gone,
+/// ended or without the family. Only another member with the number hides its death.
+fn is_another(stat: &Stat, identity: &Identity) -> bool {
+    identity.start_ticks != 0 && stat.start_ticks != identity.start_ticks
 }
 
 /// A pid that a process can have.

@@ -76,13 +76,22 @@ fn another_start_time_is_another_process() {
 }
 
 #[test]
+fn without_a_start_time_the_number_tells() {
+    let (_family, file) = family();
+    assert_eq!(judge(file, |own| own.start_ticks = 0), Verdict::Alive);
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let gone = |own: &mut Identity| (own.pid, own.start_ticks) = (u64::from(child.id()), 0);
+    assert_eq!(judge(file, gone), Verdict::Dead);
+}
+
+#[test]
 fn what_cannot_be_told_is_not_dead() {
     let (_family, file) = family();
     for change in [
         (|own| own.pid_namespace += 1) as fn(&mut Identity),
         |own| own.pid_namespace = 0,
         |own| own.boot = [1, 1],
-        |own| own.start_ticks = 0,
         |own| own.pid = 0,
         |own| own.pid = u64::MAX,
         |own| own.pid = 1 << 31,

@@ -6,6 +6,7 @@ scenarios! {
     a_daemon_that_closes_everything_goes_on
     numbers_that_became_somebody_elses_are_left_alone
     another_user_after_a_fork
+    a_child_that_was_forked_without_descriptors_is_found_dead
 }
 
 mod scenarios {
@@ -125,5 +126,47 @@ mod scenarios {
         tell(&child.pipe);
         assert!(child.ended_well());
         assert_eq!(in_use(), 0);
+    }
+
+    pub(super) fn a_child_that_was_forked_without_descriptors_is_found_dead() {
+        let hold = twin(100, 4);
+        let called_exec = twin(100, 5);
+        let taken = take_all_descriptors();
+        // It cannot read when it was started.
+        assert!(in_child(|| hold.number() == 4));
+        // SAFETY: the child only calls `exec`, or `_exit`.
+        let program = unsafe { libc::fork() };
+        if program == 0 {
+            let arguments = [c"sleep".as_ptr(), c"60".as_ptr(), std::ptr::null()];
+            // SAFETY: a path and a list that ends with null.
+            unsafe { libc::execv(c"/bin/sleep".as_ptr(), arguments.as_ptr()) };
+            exit(false);
+        }
+        drop(taken);
+        hold.let_go();
+        called_exec.let_go();
+        let begin = std::time::Instant::now();
+        while in_use() != 0 {
+            assert!(
+                begin.elapsed().as_secs() < 20,
+                "{:?}",
+                participation::stats()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // SAFETY: our own child, which was not waited for.
+        unsafe { libc::kill(program, libc::SIGKILL) };
+        // SAFETY: as above; its status is not asked for.
+        unsafe { libc::waitpid(program, std::ptr::null_mut(), 0) };
+    }
+
+    fn take_all_descriptors() -> Vec<std::fs::File> {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = Rlimit {
+            current: Some(64),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect()
     }
 }
