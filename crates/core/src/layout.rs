@@ -138,8 +138,10 @@ shared_structs! {
         boot_low: u64,
         /// The kernel's boot id, high half.
         boot_high: u64,
+        /// 1 for a tracker, which no other tracker stays for; else 0.
+        is_tracker: u64,
         /// Zero.
-        reserved: [u64; 2],
+        reserved: u64,
     }
 
     /// The beginning of a pool segment; each group that different processes

@@ -145,15 +145,41 @@ impl Family {
         }
     }
 
+    /// Whether the participant is a tracker, while it is `LIVE`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Family::identity`].
+    pub fn is_tracker(&self, participant: Participant) -> Result<bool> {
+        let word = slot_offset(participant.slot) + offset_of!(Slot, is_tracker);
+        let is_tracker = self.mapping.load_u64(word)? == 1;
+        crate::sync::fence(Ordering::Acquire);
+        // If it lives now, the word was this life's: it is written before.
+        self.identity(participant).map(|_| is_tracker)
+    }
+
     /// Joins: this process gets a slot of its own.
     ///
     /// # Errors
     ///
     /// [`Error::Full`] when every slot is taken.
     pub fn join(&self) -> Result<Participant> {
+        self.join_as(false)
+    }
+
+    /// As [`Family::join`], for a tracker.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn join_as_tracker(&self) -> Result<Participant> {
+        self.join_as(true)
+    }
+
+    fn join_as(&self, is_tracker: bool) -> Result<Participant> {
         let me = self.claim(None)?;
         point("join.reserved");
-        self.write_identity(me)?;
+        self.write_identity(me, is_tracker)?;
         point("join.identified");
         self.change(me, RESERVED, LIVE, me.slot)?;
         point("join.live");
@@ -183,7 +209,7 @@ impl Family {
             // Taken back while this process slept: its words may be somebody else's.
             return Err(Error::Stale);
         }
-        self.write_identity(child)?;
+        self.write_identity(child, false)?;
         point("fork.identified");
         self.change(child, RESERVED, LIVE, parent.slot)
     }
@@ -281,7 +307,7 @@ impl Family {
         }
     }
 
-    fn write_identity(&self, who: Participant) -> Result<()> {
+    fn write_identity(&self, who: Participant, is_tracker: bool) -> Result<()> {
         let own = Identity::own();
         let base = slot_offset(who.slot);
         let words = [
@@ -290,6 +316,7 @@ impl Family {
             (offset_of!(Slot, pid_namespace), own.pid_namespace),
             (offset_of!(Slot, boot_low), own.boot[0]),
             (offset_of!(Slot, boot_high), own.boot[1]),
+            (offset_of!(Slot, is_tracker), u64::from(is_tracker)),
         ];
         for (offset, value) in words {
             self.mapping.store_u64(base + offset, value)?;

@@ -480,6 +480,37 @@ fn a_tracker_ends_that_nobody_says_anything_to() {
 }
 
 #[test]
+fn two_trackers_of_a_family_do_not_stay_for_each_other() {
+    // Abstract addresses are a network namespace's own, and so the second finds none taken.
+    let unshare = Path::new("/usr/bin/unshare");
+    let may = std::process::Command::new(unshare)
+        .args(["--net", "true"])
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("not checked: we may not make a network namespace");
+        return;
+    }
+    let wire = Wire::new();
+    let (ours, theirs) = socket::pair().unwrap();
+    let child = process::spawn(unshare, &["--net", tracker(), MODE], theirs).unwrap();
+    is_collected(child);
+    let serve = Message::Hello(Hello {
+        serve: true,
+        ..hello(&wire.family)
+    });
+    let family_fd = Some(wire.family_fd.as_fd());
+    socket::send(ours.as_fd(), serve.encode().as_bytes(), family_fd).unwrap();
+    let (other, _) = ready(&ours).unwrap();
+    assert_eq!(other.status, Status::In);
+    send(&ours, &Message::Joined(wire.me));
+    std::thread::sleep(super::A_WHILE);
+    assert!(runs(other.pid) && runs(wire.tracker));
+    drop(ours);
+    wire.ends();
+    wait_until("the other tracker ends", || !runs(other.pid));
+}
+
+#[test]
 fn terminal_signals_do_not_end_it() {
     let wire = Wire::new();
     for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {

@@ -206,7 +206,7 @@ impl Server {
         let Ok(slots) = Slots::new(&family_fd) else {
             return Status::Busy;
         };
-        let Ok(me) = family.join() else {
+        let Ok(me) = family.join_as_tracker() else {
             return Status::Busy;
         };
         self.served = Some(Served {

@@ -342,7 +342,7 @@ impl Served {
         let now = Instant::now();
         if !self.family.counts(self.me) {
             // Somebody took us for dead. Then what we closed is somebody else's to close.
-            self.me = self.family.join()?;
+            self.me = self.family.join_as_tracker()?;
             self.segments.forget_orphans();
         }
         self.slots.discover(&self.family, self.me, epoll, now)?;

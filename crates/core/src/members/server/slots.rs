@@ -44,6 +44,7 @@ struct Known {
     watch: Option<OwnedFd>,
     /// Whether its pid means anything to us.
     can_judge: bool,
+    is_tracker: bool,
     look_at: Option<Instant>,
     looked: Instant,
     wait: Duration,
@@ -61,9 +62,10 @@ impl Slots {
         })
     }
 
-    /// Nobody has a slot but the tracker.
+    /// Nobody has a slot but trackers: another one may serve this family in another network
+    /// namespace, and two must not stay for each other's sake.
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.values().all(|known| known.is_tracker)
     }
 
     pub(super) fn stranger_came(&mut self) {
@@ -118,6 +120,7 @@ impl Slots {
             seen,
             watch,
             can_judge: judged.is_some() || seen.state == RESERVED,
+            is_tracker: family.is_tracker(who).unwrap_or(false),
             look_at: Some(now + FIRST_LOOK),
             looked: now,
             wait: FIRST_LOOK,
@@ -244,6 +247,7 @@ mod tests {
             },
             watch,
             can_judge,
+            is_tracker: false,
             look_at: None,
             looked: Instant::now(),
             wait: FIRST_LOOK,
