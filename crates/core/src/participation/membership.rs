@@ -42,7 +42,11 @@ fn ensure_home_here(keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
         match Connection::connect(id, cookie, keep_going) {
             Ok(Some((connection, fd))) => {
                 let family = Family::attach(&fd)?;
-                return enter(family, fd, cookie, Some(connection), keep_going);
+                match enter(family, fd, cookie, Some(connection), keep_going) {
+                    // Who can be no guest there can have a home of its own.
+                    Err(Error::Full { .. }) => {}
+                    done => return done,
+                }
             }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // A hint only: nobody is there, or somebody who does not answer.

@@ -507,10 +507,12 @@ impl Registry {
             if member.me.is_some() {
                 point("fork.live");
             }
+            // Nobody holds for it: neither its row nor, not knowing of it, its parent.
+            let is_lost = child.is_some() && member.me.is_none();
             if let Some(pool) = member.pool.take() {
                 self.disown(family, pool);
             }
-            self.settle_child(family);
+            self.settle_child(family, is_lost);
         }
     }
 
@@ -527,7 +529,7 @@ impl Registry {
         self.families[family].own.clear();
     }
 
-    fn settle_child(&mut self, family: usize) {
+    fn settle_child(&mut self, family: usize, is_lost: bool) {
         let me = self.families[family].me;
         for index in 0..self.segments.len() {
             let entry = &mut self.segments[index];
@@ -544,7 +546,7 @@ impl Registry {
             }
             let key = (local.family, local.owner, local.number);
             if let Kind::Attached { holder, .. } = &mut local.kind {
-                if holder.held_blocks() == 0 {
+                if holder.held_blocks() == 0 || is_lost {
                     self.remove(id);
                     continue;
                 }

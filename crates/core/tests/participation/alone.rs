@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Runs the scenario `name`, which is a test of this binary, in a process of its own.
 pub(crate) fn alone(name: &str, scenario: fn()) {
     if std::env::var(ALONE).is_ok_and(|which| which == name) {
+        // First, so that it is called last.
+        // SAFETY: the handler takes a lock that this process's one forking thread has not.
+        unsafe { libc::pthread_atfork(Some(about_to_fork), None, None) };
         participation::configure(participation::Options::default());
         return scenario();
     }
@@ -43,6 +47,15 @@ pub(crate) fn alone(name: &str, scenario: fn()) {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(status.success(), "{name}: {status}");
+}
+
+/// What a scenario does at the last moment before a fork, all preparations being made.
+pub(crate) static BEFORE_FORK: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+extern "C" fn about_to_fork() {
+    if let Some(work) = BEFORE_FORK.lock().unwrap().take() {
+        work();
+    }
 }
 
 /// Tests that run [`alone`].

@@ -6,15 +6,16 @@ scenarios! {
     a_child_without_a_slot_keeps_what_it_inherited
     the_dead_make_room_for_a_child
     who_was_taken_for_dead_is_refused_and_harms_nobody
+    a_child_whose_slot_was_taken_back_before_its_birth_knows_that_it_holds_nothing
 }
 
 mod scenarios {
     use std::time::Duration;
 
     use shared_numpy_core::error::Error;
-    use shared_numpy_core::layout::Participant;
+    use shared_numpy_core::layout::{Participant, SLOTS};
     use shared_numpy_core::participation;
-    use shared_numpy_core::pool::family::Family;
+    use shared_numpy_core::pool::family::{Family, RESERVED};
     use shared_numpy_core::recover::recover_all;
 
     use crate::alone::*;
@@ -125,5 +126,32 @@ mod scenarios {
         ));
         assert!(family.counts(next) && family.counts(judge));
         verify(&family);
+    }
+
+    pub(super) fn a_child_whose_slot_was_taken_back_before_its_birth_knows_that_it_holds_nothing() {
+        let hold = twin(100, 4);
+        let family = family_of(&hold.get());
+        // As when its parent stood still for long in the middle of the fork.
+        *BEFORE_FORK.lock().unwrap() = Some(Box::new(move || {
+            let reserved = (0..SLOTS).find(|&slot| family.slot(slot).unwrap().state == RESERVED);
+            let reserved = reserved.unwrap();
+            let seen = family.slot(reserved).unwrap();
+            assert!(family.declare_dead_if(reserved, seen).unwrap());
+        }));
+        let child = fork(|pipe| {
+            let is_dropped = hold.get().is_dropped();
+            let refused = hold.get().send(&mut || true).is_err();
+            tell(&pipe);
+            hold.let_go();
+            let mine = numbered(100, 5);
+            let is_good = number(&mine) == 5;
+            drop(mine);
+            is_dropped && refused && is_good && in_use() == 0
+        });
+        hear(&child.pipe);
+        assert_eq!((hold.number(), in_use()), (4, 128));
+        hold.let_go();
+        assert_eq!(in_use(), 0);
+        assert!(child.ended_well());
     }
 }
