@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("numpy")
 
-from programs import mem_available, run  # noqa: E402
+from programs import mem_available, run
 
 
 def test_100000_arrays_with_64_descriptors(tmp_path):
