@@ -24,7 +24,7 @@ pub const FAMILY_MAGIC: u64 = u64::from_le_bytes(*b"SNPFAMLY");
 /// `"SNPPOOL\0"`: the first word of a pool segment.
 pub const POOL_MAGIC: u64 = u64::from_le_bytes(*b"SNPPOOL\0");
 /// The version of the format; see the history in `docs/pool_format.md`.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// How many participants a family has at most.
 pub const SLOTS: usize = 1024;
@@ -185,8 +185,8 @@ shared_structs! {
         reserved_moves: [u64; 7],
     }
 
-    /// A handle on its way in somebody else's pickle.
-    Token, 32 {
+    /// A handle on its way: in somebody else's pickle, or in a queue, its container.
+    Token, 64 {
         /// State, maker and generation: a [`Packed`] word.
         word: u64,
         /// The block it holds.
@@ -195,6 +195,14 @@ shared_structs! {
         sender: u64,
         /// When, in seconds of the monotonic clock.
         made_s: u64,
+        /// The container's family, low half of its identity.
+        container_family: u64,
+        /// The owner of the container's segment; zero: no container.
+        container_owner: u64,
+        /// Block and number of its segment: a [`Place`] word.
+        container_place: u64,
+        /// The generation of its block.
+        container_generation: u64,
     }
 
     /// A piece of memory.
@@ -337,6 +345,34 @@ impl Participant {
             })
         } else {
             None
+        }
+    }
+}
+
+/// What names a block within an owner's chain in one word: bits 0-15 the block, 16-63 the
+/// number of the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the block, below [`BLOCKS_MAX`].
+    pub block: usize,
+    /// The segment's number.
+    pub number: u64,
+}
+
+impl Place {
+    /// The word; `None` for a number that no chain reaches.
+    pub const fn pack(self) -> Option<u64> {
+        if self.block as u64 >= BLOCKS_MAX || self.number >> 48 != 0 {
+            return None;
+        }
+        Some(self.number << 16 | self.block as u64)
+    }
+
+    /// Takes a word apart; every word can be.
+    pub const fn unpack(word: u64) -> Self {
+        Place {
+            block: (word & 0xffff) as usize,
+            number: word >> 16,
         }
     }
 }
