@@ -101,6 +101,7 @@ pub struct Field {
 }
 
 pub mod cells;
+pub mod queues;
 
 shared_structs! {
     /// Every structure of families and pools: name, size in bytes, and its fields.
@@ -223,9 +224,11 @@ shared_structs! {
 pub const FINGERPRINT: u64 = {
     let mut hash = fnv_structs(FNV_BASIS, STRUCTS);
     hash = fnv_structs(hash, cells::CELLS);
+    hash = fnv_structs(hash, queues::QUEUES);
     hash = fnv_word(hash, SLOTS as u64);
     hash = fnv_word(hash, ROWS as u64);
     hash = fnv_word(hash, PART_ALIGN_BYTES);
+    hash = fnv_word(hash, queues::FIRST_RING as u64);
     // The sum of bytes read differs with the byte order of the machine.
     fnv_word(
         hash,

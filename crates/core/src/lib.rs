@@ -50,6 +50,8 @@ pub mod named_array;
 pub mod participation;
 pub mod pool;
 #[cfg(not(loom))]
+pub mod queue;
+#[cfg(not(loom))]
 pub mod recover;
 pub mod segment;
 pub mod sync;

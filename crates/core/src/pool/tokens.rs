@@ -249,7 +249,10 @@ impl PoolSegment {
     pub fn expire_tokens_of_the_dead(&self, now_s: u64, limit_s: u64) -> Result<usize> {
         self.expire_tokens(|token| {
             let lives = token.sender.is_some_and(|who| self.family().counts(who));
-            !lives && now_s.saturating_sub(token.made_s) >= limit_s
+            // What is in a queue lives as long as the queue has it.
+            token.container.is_none()
+                && !lives
+                && now_s.saturating_sub(token.made_s) >= limit_s
         })
     }
 
