@@ -214,8 +214,8 @@ shared_structs! {
         offset_bytes: u64,
         /// How long it is.
         size_bytes: u64,
-        /// Zero.
-        reserved: u64,
+        /// The token that was made for it last: a hint.
+        token_hint: u64,
     }
 }
 

@@ -10,7 +10,9 @@ use super::protocol;
 use super::segment::{Place, PoolSegment, clamp};
 use crate::error::{Error, Result};
 use crate::fault::point;
-use crate::layout::{Packed, Participant, Place as BlockPlace, PoolHeader, TOKEN_ROW, Token};
+use crate::layout::{
+    Block, Packed, Participant, Place as BlockPlace, PoolHeader, TOKEN_ROW, Token, WORD_BITS,
+};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Nobody's.
@@ -111,6 +113,8 @@ impl PoolSegment {
             self.mapping()
                 .store_u64(self.layout().token(name.index, field), value)?;
         }
+        let latest = self.layout().block(block, offset_of!(Block, token_hint));
+        self.mapping().store_u64(latest, name.index as u64)?;
         point("token.filled");
         let place = Place::of(block);
         protocol::mark_token(self.bits(TOKEN_ROW, place.word)?, place.bit);
@@ -320,6 +324,16 @@ impl PoolSegment {
     /// Whether the table has a token for `block`. A token still being made counts, and
     /// leaves the word dirty, since it may turn out to be for another block.
     pub(super) fn find_token(&self, block: usize) -> Result<bool> {
+        let latest = self.layout().block(block, offset_of!(Block, token_hint));
+        if let Ok(index) = usize::try_from(self.mapping().load_u64(latest)?)
+            && index < self.layout().tokens
+        {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            let holds = self.token_field(index, offset_of!(Token, block))?;
+            if seen.state == READY && holds == block as u64 {
+                return Ok(true);
+            }
+        }
         for index in 0..self.tokens_high()? {
             let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
             if seen.state != READY && seen.state != MAKING {
@@ -334,6 +348,28 @@ impl PoolSegment {
             }
         }
         Ok(false)
+    }
+
+    /// The blocks of a word that the table has tokens for. As [`PoolSegment::find_token`].
+    pub(super) fn find_tokens(&self, word: usize) -> Result<u64> {
+        let first = (word * WORD_BITS) as u64;
+        let mut found = 0;
+        for index in 0..self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            if seen.state != READY && seen.state != MAKING {
+                continue;
+            }
+            let block = self.token_field(index, offset_of!(Token, block))?;
+            let at = block.wrapping_sub(first);
+            if at < WORD_BITS as u64 {
+                found |= 1 << at;
+                if seen.state == MAKING {
+                    let (dirty, bit) = self.dirty(word)?;
+                    dirty.fetch_or(bit, Ordering::AcqRel);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Sets the tokens' row again from the table, for a closer that takes over.
