@@ -49,7 +49,6 @@ pub mod named_array;
 #[cfg(not(loom))]
 pub mod participation;
 pub mod pool;
-#[cfg(not(loom))]
 pub mod queue;
 #[cfg(not(loom))]
 pub mod recover;

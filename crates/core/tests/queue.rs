@@ -60,11 +60,17 @@ fn what_is_put_is_got_in_order() {
         }
         assert_eq!(queue.size(), Ok(100));
         for n in 0..100 {
-            assert_eq!(get(&queue), bytes(round * 100 + n, (n as usize * 37) % 5000));
+            assert_eq!(
+                get(&queue),
+                bytes(round * 100 + n, (n as usize * 37) % 5000)
+            );
         }
     }
     let mut message = Message::default();
-    assert_eq!(queue.get(&mut message, NO_WAIT, &mut on), Err(Stop::TimedOut));
+    assert_eq!(
+        queue.get(&mut message, NO_WAIT, &mut on),
+        Err(Stop::TimedOut)
+    );
     assert_eq!(
         queue.get(&mut message, Some(1_000_000), &mut on),
         Err(Stop::TimedOut)
@@ -338,10 +344,7 @@ fn a_wait_can_be_interrupted() {
         parts: &[b"2"],
         holds: &[],
     };
-    assert_eq!(
-        queue.put(item, None, &mut || false),
-        Err(Stop::Interrupted)
-    );
+    assert_eq!(queue.put(item, None, &mut || false), Err(Stop::Interrupted));
     assert_eq!(queue.join(None, &mut || false), Err(Stop::Interrupted));
     assert_eq!(get(&queue), b"1");
     assert_eq!(queue.size(), Ok(0));
@@ -372,4 +375,3 @@ fn a_table_of_tokens_that_is_full_is_no_end() {
     }
     settle(vec![queue]);
 }
-

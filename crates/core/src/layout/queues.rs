@@ -13,8 +13,8 @@ pub const UNIT_BYTES: usize = 64;
 pub const UNITS_MAX: u64 = 1 << 23;
 /// How many rings a queue has at a time, at most.
 pub const RINGS: usize = 64;
-/// How many bells a queue has; the first is none, its bit is that of sleepers.
-pub const BELLS: usize = 64;
+/// How many bells a queue has.
+pub const BELLS: usize = 32;
 /// The length of a handle in a record or a ring's entry.
 pub const HANDLE_BYTES: usize = 80;
 

@@ -205,7 +205,13 @@ pub(crate) fn receive_if(
     }
     if held.len() == handles.len() {
         crate::fault::point("get.held");
-        outcome = commit().map(|is_ours| if is_ours { Receipt::Taken } else { Receipt::Lost });
+        outcome = commit().map(|is_ours| {
+            if is_ours {
+                Receipt::Taken
+            } else {
+                Receipt::Lost
+            }
+        });
     }
     let is_ours = outcome == Ok(Receipt::Taken);
     for (at, &(block, info)) in held.iter().enumerate() {

@@ -64,7 +64,10 @@ impl Hold {
         let family = local.family;
         let me = registry.families[family].ensure_me()?;
         write_peer(segment.mapping(), peers, me)?;
-        let known = registry.queues.iter_mut().find(|it| it.container == container);
+        let known = registry
+            .queues
+            .iter_mut()
+            .find(|it| it.container == container);
         match known {
             Some(known) => known.opens += 1,
             None => registry.queues.push(OpenQueue {
@@ -82,7 +85,10 @@ impl Hold {
     pub(crate) fn close_queue(&self) -> Result<bool> {
         let container = self.container()?;
         let mut registry = lock();
-        let known = registry.queues.iter_mut().find(|it| it.container == container);
+        let known = registry
+            .queues
+            .iter_mut()
+            .find(|it| it.container == container);
         let Some(known) = known.filter(|it| it.opens > 0) else {
             return Ok(false);
         };

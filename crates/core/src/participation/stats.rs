@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::queues;
 use super::registry::{Kind, Registry, lock};
+use super::{growth, queues};
 use crate::error::Result;
 use crate::layout::{Participant, WORD_BITS};
 use crate::pool::segment::PoolSegment;
@@ -167,9 +168,8 @@ fn give_up_tokens(registry: &mut Registry) -> Result<()> {
         let is_own = matches!(local.kind, Kind::Own(_));
         let me = registry.families[family].me;
         // What is in a queue is the queue's.
-        segment.expire_tokens(|token| {
-            token.container.is_none() && (is_own || token.sender == me)
-        })?;
+        segment
+            .expire_tokens(|token| token.container.is_none() && (is_own || token.sender == me))?;
     }
     Ok(())
 }

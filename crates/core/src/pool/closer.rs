@@ -255,9 +255,8 @@ impl Closer {
         if by_tokens != 0 {
             // For all of them at once: the table may be long.
             let token_bits = self.segment.bits(TOKEN_ROW, word)?;
-            free &= !protocol::settle_tokens(token_bits, by_tokens, || {
-                self.segment.find_tokens(word)
-            })?;
+            free &=
+                !protocol::settle_tokens(token_bits, by_tokens, || self.segment.find_tokens(word))?;
         }
         for at in bits(free) {
             let block = first + at;

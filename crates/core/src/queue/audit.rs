@@ -35,10 +35,7 @@ type Name = (u64, Participant, u64, usize, u64);
 /// # Errors
 ///
 /// None but those of a mapping that is read-only.
-pub fn end_dead_tokens(
-    segments: &[Arc<PoolSegment>],
-    more: &[Arc<PoolSegment>],
-) -> Result<usize> {
+pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>]) -> Result<usize> {
     let mut by_container: BTreeMap<Container, Vec<(&Arc<PoolSegment>, InFlight)>> = BTreeMap::new();
     for segment in segments {
         for token in segment.tokens_in_flight()? {

@@ -4,8 +4,8 @@
 //! it holds everything; until then nothing has changed that the next one could notice. No
 //! lock is held between processes, and nobody waits for another getter.
 
-use super::Queue;
 use super::mark::Mark;
+use super::open::Queue;
 use super::protocol;
 use super::ring::Shape;
 use super::rings::RingRef;

@@ -5,13 +5,13 @@
 
 use core::mem::offset_of;
 
-use super::Queue;
 use super::mark::{self, Mark};
-use super::protocol::whom_to_wake;
+use super::open::Queue;
+use super::protocol::wake_all;
 use super::waiting::{Place, Waiting};
 use crate::error::{Error, Result};
 use crate::layout::queues::QueueHeader;
-use crate::lock::kernel::{Kernel, System};
+use crate::lock::kernel::System;
 use crate::lock::wait::Stop;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -66,8 +66,8 @@ impl Queue {
         let _ = self
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        if left == 0 && whom_to_wake(self.word(offset_of!(QueueHeader, joiners))?) != 0 {
-            System.wake(word, u32::MAX);
+        if left == 0 {
+            wake_all(self.word(offset_of!(QueueHeader, joiners))?, System);
         }
         Ok(())
     }

@@ -11,7 +11,14 @@ use crate::lock::kernel::Kernel;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Somebody may sleep.
-pub const SLEEPERS: u64 = 1;
+const SLEEPERS: u64 = 1;
+/// Counts the wake-ups.
+const COUNT: u64 = 0xffff_fffe;
+const COUNT_ONE: u64 = 2;
+/// Who waits for a bell.
+const BELLS: u64 = 0xffff_ffff << 32;
+const FIRST_BELL: u64 = 1 << 32;
+const WAITING: u64 = SLEEPERS | BELLS;
 
 /// Makes everything before `to` visible. For who has the lock, after the records are
 /// complete.
@@ -58,49 +65,87 @@ pub fn size(head: &AtomicU64, tail: &AtomicU64) -> u64 {
     }
 }
 
-/// Says that one waits. What is waited for must be looked at after this, once more.
+/// Says that one is about to sleep on `waiters` while it has the value returned. What is
+/// waited for must be looked at after this, once more.
 #[inline]
-pub fn announce(waiters: &AtomicU64, bit: u64) {
-    waiters.fetch_or(bit, Ordering::Relaxed);
+#[must_use]
+pub fn announce(waiters: &AtomicU64) -> u64 {
+    let before = waiters.fetch_or(SLEEPERS, Ordering::Relaxed);
     // Of this fence and that of `whom_to_wake` one is first: either that one sees the bit,
     // or we see what it did before.
     fence(Ordering::SeqCst);
+    before | SLEEPERS
 }
 
-/// After a change: takes away the bit of those that sleep if it is set, else one bell's;
-/// that one is to be woken.
+/// Says that one waits for this bell. As [`announce`].
+pub fn announce_bell(waiters: &AtomicU64, bell: usize) {
+    waiters.fetch_or(FIRST_BELL << bell, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// Whom to wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// Nobody waits.
+    Nobody,
+    /// One of those that sleep.
+    Sleeper,
+    /// Who has this bell.
+    Bell(usize),
+}
+
+/// After a change: whom to wake, whose bit is taken away.
+///
+/// A wake-up also changes the count in the word. Without that, one who is late, and takes
+/// the bit of a sleeper that announced itself after the change, would leave it asleep: that
+/// one is not asleep yet when it is woken, and has no bit when it is.
 #[inline]
-pub fn whom_to_wake(waiters: &AtomicU64) -> u64 {
+#[must_use]
+pub fn whom_to_wake(waiters: &AtomicU64) -> Wake {
     fence(Ordering::SeqCst);
     let seen = waiters.load(Ordering::Relaxed);
-    if seen == 0 {
-        return 0;
+    if seen & WAITING == 0 {
+        return Wake::Nobody;
     }
     take_bit(waiters, seen)
 }
 
 #[cold]
-fn take_bit(waiters: &AtomicU64, mut seen: u64) -> u64 {
-    while seen != 0 {
-        let lowest = seen & seen.wrapping_neg();
-        let before = waiters.fetch_and(!lowest, Ordering::Relaxed);
-        if before & lowest != 0 {
-            return lowest;
+fn take_bit(waiters: &AtomicU64, mut seen: u64) -> Wake {
+    loop {
+        let bells = seen & BELLS;
+        let (next, wake) = if seen & SLEEPERS != 0 {
+            let count = (seen & COUNT).wrapping_add(COUNT_ONE) & COUNT;
+            (bells | count, Wake::Sleeper)
+        } else if bells != 0 {
+            let bell = (bells.trailing_zeros() - FIRST_BELL.trailing_zeros()) as usize;
+            (seen & !(FIRST_BELL << bell), Wake::Bell(bell))
+        } else {
+            return Wake::Nobody;
+        };
+        match waiters.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return wake,
+            Err(now) => seen = now,
         }
-        seen = before & !lowest;
     }
-    0
 }
 
-/// Wakes one of those that sleep on `word`, which has changed; the bell that is to be rung
-/// instead, if nobody sleeps.
+/// Wakes one of those that wait; the bell that is to be rung, if nobody sleeps.
 #[inline]
-pub fn wake_one(waiters: &AtomicU64, word: &AtomicU64, kernel: impl Kernel) -> u64 {
+pub fn wake_one(waiters: &AtomicU64, kernel: impl Kernel) -> Option<usize> {
     match whom_to_wake(waiters) {
-        SLEEPERS => {
-            kernel.wake(word, 1);
-            0
+        Wake::Nobody => None,
+        Wake::Sleeper => {
+            kernel.wake(waiters, 1);
+            None
         }
-        bell => bell,
+        Wake::Bell(bell) => Some(bell),
+    }
+}
+
+/// Wakes all of those that sleep.
+pub fn wake_all(waiters: &AtomicU64, kernel: impl Kernel) {
+    if whom_to_wake(waiters) == Wake::Sleeper {
+        kernel.wake(waiters, u32::MAX);
     }
 }

@@ -5,11 +5,11 @@
 //! never held while anything is waited for or allocated.
 
 use super::mark::Mark;
+use super::open::Queue;
 use super::protocol;
 use super::ring::{HANDLES_MAX, RingMemory, Shape};
 use super::rings::{NewRing, RingRef};
 use super::waiting::Waiting;
-use super::Queue;
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::lock::wait::Stop;
@@ -125,7 +125,8 @@ impl Queue {
             if payload.is_none() && next[0].bytes()? > inline_max {
                 payload = Some(copy(&next[0], waiting.keep_going)?);
             }
-            let turn = self.take_turn(next, payload.as_ref(), inline_max, &mut new_ring, waiting)?;
+            let turn =
+                self.take_turn(next, payload.as_ref(), inline_max, &mut new_ring, waiting)?;
             match turn {
                 Turn::Put(count) => {
                     *put += count;

@@ -8,8 +8,8 @@ use core::mem::{offset_of, size_of};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Queue;
 use super::mark::Mark;
+use super::open::Queue;
 use super::ring::RingMemory;
 use crate::error::{Error, Result};
 use crate::fault::point;
@@ -289,9 +289,7 @@ impl Queue {
         units: u64,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<NewRing> {
-        let units = (than * 2)
-            .max(units.next_power_of_two() * 2)
-            .min(UNITS_MAX);
+        let units = (than * 2).max(units.next_power_of_two() * 2).min(UNITS_MAX);
         let hold = participation::allocate(units * UNIT_BYTES as u64, keep_going)?;
         hold.tell(keep_going)?;
         let after = Some(after);
@@ -323,8 +321,9 @@ impl Queue {
 impl Known {
     /// Takes out the rings before `first`.
     fn take_retired(&mut self, first: u64) -> impl Iterator<Item = (u64, Arc<RingMemory>)> {
-        self.rings
-            .extract_if(.., move |(number, _)| first.wrapping_sub(*number) as i64 > 0)
+        self.rings.extract_if(.., move |(number, _)| {
+            first.wrapping_sub(*number) as i64 > 0
+        })
     }
 }
 

@@ -6,8 +6,8 @@
 
 use core::mem::offset_of;
 
-use super::Queue;
-use super::protocol::{SLEEPERS, announce, wake_one};
+use super::open::Queue;
+use super::protocol::{announce, wake_one};
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::layout::queues::{PEERS, QueueHeader};
@@ -27,7 +27,7 @@ const LOCK_PATIENCE_NS: u64 = 1_000_000_000;
 /// What somebody waits for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'q> {
-    /// The word that will change.
+    /// The word that will change; what is slept on is `waiters`.
     pub(super) word: &'q AtomicU64,
     pub(super) waiters: &'q AtomicU64,
     pub(super) spins: Option<&'q AtomicU64>,
@@ -124,7 +124,7 @@ impl Queue {
         if look_for_a_moment(place, seen) {
             return Ok(());
         }
-        announce(place.waiters, SLEEPERS);
+        let announced = announce(place.waiters);
         if place.word.load(Ordering::Acquire) != seen {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Queue {
             keep_going: waiting.keep_going,
         };
         let naps = waiting.naps.get_or_insert_with(|| Naps::of(&wait, System));
-        let nap = naps.nap(&mut wait, System, place.word, seen);
+        let nap = naps.nap(&mut wait, System, place.waiters, announced);
         waiting.has_slept = true;
         match nap {
             Ok(Nap::Look) => Ok(()),
@@ -175,7 +175,7 @@ impl Queue {
     /// Leaves in vain: a wake-up that may have been meant for us goes on.
     fn give_up(&self, place: Place<'_>, waiting: &Waiting<'_>, stop: Stop) -> Stop {
         if waiting.has_slept {
-            announce(place.waiters, SLEEPERS);
+            let _ = announce(place.waiters);
             self.wake(place);
         }
         stop
@@ -184,14 +184,14 @@ impl Queue {
     /// Wakes one that waits for what has just changed.
     #[inline]
     pub(super) fn wake(&self, place: Place<'_>) {
-        let _bell = wake_one(place.waiters, place.word, System);
+        let _bell = wake_one(place.waiters, System);
     }
 
     /// After success: who slept may have been woken for all that sleep.
     #[inline]
     pub(super) fn pass_on(&self, place: Place<'_>, waiting: &Waiting<'_>, is_more: bool) {
         if waiting.has_slept {
-            announce(place.waiters, SLEEPERS);
+            let _ = announce(place.waiters);
             if is_more {
                 self.wake(place);
             }

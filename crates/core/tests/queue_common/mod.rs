@@ -59,7 +59,9 @@ pub(crate) fn fill(size: usize, value: u8) -> Hold {
     start();
     let hold = participation::allocate(size as u64, &mut on).unwrap();
     let all = vec![value; hold.size_bytes()];
-    hold.mapping().write_bytes(hold.offset_bytes(), &all).unwrap();
+    hold.mapping()
+        .write_bytes(hold.offset_bytes(), &all)
+        .unwrap();
     hold
 }
 
