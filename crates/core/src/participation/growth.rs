@@ -47,7 +47,11 @@ impl Watch {
         let buried = self.undertaker(file).bury(family, Some(me))?;
         // Also those that others declared dead. Segments are not visited: their closers
         // look at the rows by themselves.
-        Ok(buried + recover_all(family, me, &[])?)
+        let found = buried + recover_all(family, me, &[])?;
+        if found > 0 {
+            queues::want_audit();
+        }
+        Ok(found)
     }
 
     /// Whether this participant is gone, by proof.
@@ -112,7 +116,11 @@ pub(super) fn is_gone(
     who: Participant,
 ) -> bool {
     let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-    watch.judge(family, file, who).unwrap_or(false)
+    let is_gone = watch.judge(family, file, who).unwrap_or(false);
+    if is_gone {
+        queues::want_audit();
+    }
+    is_gone
 }
 
 /// What our pool in a family is made of.

@@ -30,7 +30,7 @@ mod fork;
 mod growth;
 pub mod handle;
 mod membership;
-mod queues;
+pub(crate) mod queues;
 mod registry;
 pub mod stats;
 

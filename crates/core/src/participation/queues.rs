@@ -204,7 +204,7 @@ pub(super) fn want_audit() {
 }
 
 /// Takes that look if it was asked for.
-pub(super) fn audit_if_due() {
+pub(crate) fn audit_if_due() {
     if AUDIT_DUE.load(Ordering::Relaxed) && AUDIT_DUE.swap(false, Ordering::Relaxed) {
         // What cannot be decided now is looked at the next time.
         let _ = audit_all();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::queues;
 use super::registry::{Kind, Registry, lock};
-use super::{growth, queues};
 use crate::error::Result;
 use crate::layout::{Participant, WORD_BITS};
 use crate::pool::segment::PoolSegment;
@@ -142,6 +141,10 @@ fn held_by(segment: &PoolSegment, who: Participant, used: usize) -> Result<(usiz
 ///
 /// [`crate::error::Error::Damaged`] for garbage in a segment; the system's.
 pub fn trim(in_flight: bool) -> Result<u64> {
+    for member in &lock().families {
+        member.look_for_the_dead();
+    }
+    // Without the dead: a queue that only they have is nobody's.
     queues::audit_all()?;
     let mut registry = lock();
     if in_flight {
@@ -150,7 +153,6 @@ pub fn trim(in_flight: bool) -> Result<u64> {
     registry.remove_unused()?;
     let mut given_back = 0;
     for member in &mut registry.families {
-        member.look_for_the_dead();
         if let Some(pool) = &mut member.pool {
             given_back += pool.trim()?;
         }

@@ -254,9 +254,7 @@ impl PoolSegment {
         self.expire_tokens(|token| {
             let lives = token.sender.is_some_and(|who| self.family().counts(who));
             // What is in a queue lives as long as the queue has it.
-            token.container.is_none()
-                && !lives
-                && now_s.saturating_sub(token.made_s) >= limit_s
+            token.container.is_none() && !lives && now_s.saturating_sub(token.made_s) >= limit_s
         })
     }
 

@@ -84,8 +84,12 @@ enum Tried {
     Empty(Mark),
     /// Somebody else was quicker.
     Lost,
-    /// This ring must be mapped first.
-    Unknown(u64),
+    /// The ring of the items between these marks must be mapped first.
+    Unknown {
+        number: u64,
+        from: Mark,
+        to: Mark,
+    },
     /// Some handle cannot be received: its segment is to be attached, or it never can be.
     Stuck(Box<Stuck>),
 }
@@ -152,10 +156,18 @@ impl Queue {
                         return Err(Stop::Interrupted);
                     }
                 }
-                Tried::Unknown(number) => match self.ring(number, waiting.keep_going) {
-                    Ok(_) | Err(Error::Stale) => {}
-                    Err(error) => return Err(error.into()),
-                },
+                Tried::Unknown { number, from, to } => {
+                    if let Err(error) = self.ring(number, waiting.keep_going) {
+                        if !is_for_good(&error) {
+                            return Err(error.into());
+                        }
+                        // Retired meanwhile, or out of reach, and its items with it.
+                        if protocol::take(self.head()?, from, to) {
+                            self.after_taking(to)?;
+                            return Err(error.into());
+                        }
+                    }
+                }
                 Tried::Stuck(stuck) => {
                     let Stuck {
                         why,
@@ -193,10 +205,14 @@ impl Queue {
             return Ok(Tried::Empty(tail));
         }
         let located = self.locate(head)?;
-        let Some(ring) = self.known_ring(located.number) else {
-            return Ok(Tried::Unknown(located.number));
-        };
         let end = located.end.unwrap_or(tail);
+        let Some(ring) = self.known_ring(located.number) else {
+            return Ok(Tried::Unknown {
+                number: located.number,
+                from: head,
+                to: end,
+            });
+        };
         let mut handles = Vec::new();
         let (count, next) = match copy(&ring, messages, &mut handles, head, end) {
             Ok(copied) => copied,
@@ -300,7 +316,7 @@ impl Queue {
 }
 
 /// Whether a handle will never be received: its item is in the way of the others.
-fn is_for_good(error: &Error) -> bool {
+pub(super) fn is_for_good(error: &Error) -> bool {
     matches!(
         error,
         Error::Stale

@@ -4,6 +4,7 @@
 //! whatever becomes of its putter; before it nothing that anybody must repair. The lock is
 //! never held while anything is waited for or allocated.
 
+use super::get::is_for_good;
 use super::mark::Mark;
 use super::open::Queue;
 use super::protocol;
@@ -140,7 +141,12 @@ impl Queue {
                     new_ring = Some(self.make_ring(last, ring, units, waiting.keep_going)?);
                 }
                 Turn::Unknown(number) => match self.ring(number, waiting.keep_going) {
-                    Ok(_) | Err(Error::Stale) => {}
+                    Ok(_) => {}
+                    // Retired meanwhile, or out of reach: then another one comes after it.
+                    Err(error) if is_for_good(&error) => {
+                        let ring = self.first.units();
+                        new_ring = Some(self.make_ring(number, ring, 1, waiting.keep_going)?);
+                    }
                     Err(error) => return Err(error.into()),
                 },
                 Turn::NoToken => {

@@ -13,6 +13,7 @@ use crate::layout::Participant;
 use crate::layout::queues::{PEERS, QueueHeader};
 use crate::lock::kernel::{Kernel, System, spin};
 use crate::lock::wait::{Nap, Naps, Stop, Wait};
+use crate::participation;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How often who waits looks after the others, in slices of sleep.
@@ -162,6 +163,7 @@ impl Queue {
             return Ok(());
         }
         let peers = self.root.peers(self.at + PEERS)?;
+        participation::queues::audit_if_due();
         let is_alone = peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight;
         // Twice: somebody may have received a handle and not opened it yet. Whatever the
         // dead did they did before: a last look.
