@@ -10,7 +10,7 @@ use shared_numpy_core::participation;
 use shared_numpy_core::queue::audit::end_dead_tokens;
 use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
 
-const ROUNDS: u64 = 400;
+const ROUNDS: u64 = 1000;
 
 struct Random(u64);
 

@@ -28,7 +28,8 @@ pub enum Receipt {
     Taken,
     /// They are not: somebody else was quicker.
     Lost,
-    /// The segment of the handle with this index is not attached: see [`attach_for`].
+    /// The segment of the handle with this index is not attached, or its family not joined:
+    /// see [`attach_for`].
     Missing(usize),
 }
 
@@ -178,8 +179,7 @@ pub(crate) fn end_tokens(handles: &[Handle]) {
 ///
 /// # Errors
 ///
-/// [`Error::Stale`] when a token holds its block no more, [`Error::UnknownFamily`],
-/// [`Error::Damaged`]; those of `commit`. Nothing is held then.
+/// [`Error::Stale`] when a token holds its block no more, [`Error::Damaged`]; those of `commit`. Nothing is held then.
 pub(crate) fn receive_if(
     handles: &[Handle],
     commit: &mut dyn FnMut() -> Result<bool>,
@@ -235,9 +235,12 @@ pub(crate) fn receive_if(
 
 fn hold_one(registry: &mut Registry, handle: &Handle) -> Result<Option<(HeldBlock, BlockInfo)>> {
     let token = handle.token.ok_or(Error::Stale)?;
-    let family = registry.family(handle.family).ok_or(Error::UnknownFamily)?;
-    registry.families[family].me()?;
-    let Some(id) = registry.find(family, handle.owner, handle.number) else {
+    let Some(family) = registry.family(handle.family) else {
+        return Ok(None);
+    };
+    let is_member = registry.families[family].me.is_some();
+    let id = registry.find(family, handle.owner, handle.number);
+    let Some(id) = id.filter(|_| is_member) else {
         return Ok(None);
     };
     let holder = registry.holder(id)?;

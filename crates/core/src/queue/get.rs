@@ -7,7 +7,7 @@
 use super::mark::Mark;
 use super::open::Queue;
 use super::protocol;
-use super::ring::Shape;
+use super::ring::{HANDLES_MAX, Shape};
 use super::rings::RingRef;
 use super::waiting::Waiting;
 use crate::error::{Error, Result};
@@ -16,6 +16,10 @@ use crate::lock::wait::Stop;
 use crate::participation::contained::{Receipt, attach_for, end_tokens, receive_if};
 use crate::participation::{Handle, Hold};
 use crate::sync::Ordering;
+
+/// So many segments are attached for the sake of one call: an item has that many handles,
+/// and a few may be forgotten again.
+const ATTACHED_MAX: usize = HANDLES_MAX + 8;
 
 /// What was got. Made to be used again: its buffers stay.
 #[derive(Debug, Default)]
@@ -140,6 +144,7 @@ impl Queue {
             return Ok(0);
         }
         let mut tries = 0_u32;
+        let mut attached = 0;
         loop {
             match self.try_get(&mut messages[..most])? {
                 Tried::Got(count) => {
@@ -177,8 +182,13 @@ impl Queue {
                     } = *stuck;
                     let error = match why {
                         Err(error) => error,
+                        // Forgotten as often as it is attached: nothing of it is held.
+                        Ok(_) if attached == ATTACHED_MAX => Error::Stale,
                         Ok(handle) => match attach_for(&handle, waiting.keep_going) {
-                            Ok(()) => continue,
+                            Ok(()) => {
+                                attached += 1;
+                                continue;
+                            }
                             Err(error) => error,
                         },
                     };
@@ -242,7 +252,6 @@ impl Queue {
                 }
                 Ok(Receipt::Lost) => return Ok(Tried::Lost),
                 Ok(Receipt::Missing(index)) => Some(Ok(handles[index])),
-                Err(Error::UnknownFamily) => Some(Ok(handles[0])),
                 Err(error) => Some(Err(error)),
             };
             if let Some(why) = why {

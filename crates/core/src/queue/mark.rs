@@ -26,7 +26,8 @@ impl Mark {
     #[must_use]
     pub const fn after(self, units: u64) -> Mark {
         let place = self.place().wrapping_add(units) % PLACES;
-        Mark((self.count() + 1) % COUNTS << PLACE_BITS | place)
+        let count = (self.count() + 1) % COUNTS;
+        Mark((count << PLACE_BITS) | place)
     }
 
     /// How many items lie between an earlier mark and this one.
