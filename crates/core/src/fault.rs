@@ -96,7 +96,8 @@ pub const LOCK_POINTS: &[&str] = &[
     "semaphore.woken",
 ];
 
-/// Every point of the queue; a test compares them with `docs/queue.md`, and
+/// Every point of the queue and of the latest-value channel; a test compares them with
+/// `docs/queue.md` and `docs/latest.md`, and
 /// `tests/crash_queue/` tries them all.
 pub const QUEUE_POINTS: &[&str] = &[
     "get.committed",
@@ -106,6 +107,10 @@ pub const QUEUE_POINTS: &[&str] = &[
     "grow.linked",
     "grow.token",
     "grow.written",
+    "latest.ended",
+    "latest.published",
+    "latest.token",
+    "latest.written",
     "put.committed",
     "put.copied",
     "put.locked",

@@ -101,6 +101,7 @@ pub struct Field {
 }
 
 pub mod cells;
+pub mod latest;
 pub mod queues;
 
 shared_structs! {
@@ -225,6 +226,7 @@ pub const FINGERPRINT: u64 = {
     let mut hash = fnv_structs(FNV_BASIS, STRUCTS);
     hash = fnv_structs(hash, cells::CELLS);
     hash = fnv_structs(hash, queues::QUEUES);
+    hash = fnv_structs(hash, latest::CHANNELS);
     hash = fnv_word(hash, SLOTS as u64);
     hash = fnv_word(hash, ROWS as u64);
     hash = fnv_word(hash, PART_ALIGN_BYTES);

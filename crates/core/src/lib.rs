@@ -24,6 +24,7 @@
 //!   place of owners that died.
 //! - [`lock`]: locks, semaphores, conditions, events, barriers that survive the
 //!   death of whoever holds them; integers in shared memory.
+//! - [`queue`], [`latest`]: items, or the newest one, from process to process.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -36,6 +37,8 @@ pub mod fault;
 mod helper;
 #[cfg(not(loom))]
 pub mod inspect;
+#[cfg(not(loom))]
+pub mod latest;
 pub mod layout;
 pub mod list;
 #[cfg(not(loom))]

@@ -74,6 +74,10 @@ fn the_page_names_the_fault_points_of_the_code() {
         .collect();
     let told_once: BTreeSet<_> = told.iter().copied().collect();
     assert_eq!(told.len(), told_once.len(), "a point is told twice");
-    let real: BTreeSet<_> = QUEUE_POINTS.iter().copied().collect();
+    let real: BTreeSet<_> = QUEUE_POINTS
+        .iter()
+        .copied()
+        .filter(|point| !point.starts_with("latest."))
+        .collect();
     assert_eq!(told_once, real);
 }

@@ -25,8 +25,8 @@ pub(super) struct OpenQueue {
     family: usize,
     container: Container,
     segment: Arc<PoolSegment>,
-    /// Where its table of peers begins in the mapping.
-    peers: usize,
+    /// Where its table of peers begins in the mapping, if it has one.
+    peers: Option<usize>,
     /// How many objects have it open; none: it was closed, and is remembered because
     /// tokens of ours may be in it.
     opens: usize,
@@ -74,7 +74,7 @@ impl Hold {
                 family,
                 container,
                 segment,
-                peers,
+                peers: Some(peers),
                 opens: 1,
             }),
         }
@@ -96,7 +96,10 @@ impl Hold {
         if known.opens > 0 {
             return Ok(false);
         }
-        let (family, peers, segment) = (known.family, known.peers, Arc::clone(&known.segment));
+        let segment = Arc::clone(&known.segment);
+        let (family, Some(peers)) = (known.family, known.peers) else {
+            return Ok(false);
+        };
         let member = &registry.families[family];
         if let Some(me) = member.me {
             erase_peer(segment.mapping(), peers, me)?;
@@ -119,6 +122,40 @@ impl Hold {
             is_last = is_last && !is_held_by_others(&segment, container.place.block, me)?;
         }
         Ok(is_last && !is_in_flight(&segment, container.place.block)?)
+    }
+
+    /// Remembers the block as what tokens of ours may be in.
+    pub(crate) fn remember_container(&self) -> Result<()> {
+        let container = self.container()?;
+        let mut registry = lock();
+        let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
+        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let family = local.family;
+        if registry.queues.iter().all(|it| it.container != container) {
+            registry.queues.push(OpenQueue {
+                family,
+                container,
+                segment,
+                peers: None,
+                opens: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether nobody else holds the block, and no token; of two that ask while they let
+    /// go, none may be told so.
+    pub(crate) fn is_last_holder(&self) -> Result<bool> {
+        let mut registry = lock();
+        let holder = registry.holder(self.held.segment)?;
+        let segment = Arc::clone(holder.segment());
+        let holds_once = holder.holds(self.held.block) == 1;
+        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let family = local.family;
+        let me = registry.families[family].me()?;
+        Ok(holds_once
+            && !is_held_by_others(&segment, self.held.block, me)?
+            && !is_in_flight(&segment, self.held.block)?)
     }
 
     /// Who else has the queue. Looks for the dead, and stops at the first that lives.
@@ -152,9 +189,12 @@ impl Registry {
     /// Allocates nothing.
     pub(super) fn count_child_in_queues(&self, family: usize, child: Participant) {
         for queue in &self.queues {
-            if queue.family == family && queue.opens > 0 {
+            if queue.family == family
+                && queue.opens > 0
+                && let Some(peers) = queue.peers
+            {
                 // Fails on a read-only mapping only, which a queue's never is.
-                let _ = write_peer(queue.segment.mapping(), queue.peers, child);
+                let _ = write_peer(queue.segment.mapping(), peers, child);
             }
         }
     }

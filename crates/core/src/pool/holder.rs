@@ -241,6 +241,11 @@ impl Holder {
             .make_token(me, block, now_s, container, &mut self.token_hint)
     }
 
+    /// How often this process holds a block.
+    pub fn holds(&self, block: usize) -> u32 {
+        self.held.get(block).map_or(0, |local| local.count)
+    }
+
     /// How many blocks this process holds.
     pub fn held_blocks(&self) -> usize {
         self.held_blocks

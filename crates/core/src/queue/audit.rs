@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::mark::Mark;
 use super::ring::RingMemory;
 use crate::error::Result;
+use crate::layout::latest::{FRAME_TABLE, FRAMES, Frame, LATEST_KIND, LatestHeader};
 use crate::layout::queues::{
     FIRST_RING, HANDLE_BYTES, QUEUE_KIND, QueueHeader, RING_TABLE, RINGS, Ring,
 };
@@ -111,11 +112,19 @@ fn alive(container: &Container, known: &Known<'_>) -> Option<Alive> {
         info,
         known,
     };
-    if queue.word(offset_of!(QueueHeader, kind))? != QUEUE_KIND {
-        return None;
-    }
-    let putter = owner(queue.word(offset_of!(QueueHeader, lock))?);
-    let named = queue.named()?;
+    let (putter, named) = match queue.word(0)? {
+        QUEUE_KIND => {
+            let putter = owner(queue.word(offset_of!(QueueHeader, lock))?);
+            (putter, queue.named()?)
+        }
+        LATEST_KIND => {
+            let writer = queue.word(offset_of!(LatestHeader, writer))?;
+            (Participant::unpack(writer), queue.frames()?)
+        }
+        _ => return None,
+    };
+    // The dead have put what they have put.
+    let putter = putter.filter(|&putter| segment.family().counts(putter));
     Some(Alive::Of { putter, named })
 }
 
@@ -165,6 +174,25 @@ impl View<'_> {
             }
         }
         None
+    }
+
+    /// The tokens of a channel's frames. An entry that is half written is its writer's, who
+    /// lives and is spared, or died and has published nothing by it.
+    fn frames(&self) -> Option<BTreeSet<Name>> {
+        let mut named = BTreeSet::new();
+        for index in 0..FRAMES {
+            let entry = FRAME_TABLE + index * size_of::<Frame>();
+            let number = self.word(entry + offset_of!(Frame, number))?;
+            let mut bytes = [0; HANDLE_BYTES];
+            let at = self.info.offset_bytes + entry + offset_of!(Frame, handle);
+            self.segment.mapping().read_bytes(at, &mut bytes).ok()?;
+            if number != 0
+                && let Ok(handle) = Handle::from_bytes(&bytes)
+            {
+                note(&handle, &mut named);
+            }
+        }
+        Some(named)
     }
 
     fn walk(&self, head: Mark) -> Option<BTreeSet<Name>> {
