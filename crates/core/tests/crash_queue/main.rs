@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 use queue_common::{in_use, on, queue};
 use roles::{ITEMS, Peer, Progress, get_checked, put_checked};
 use shared_numpy_core::fault::QUEUE_POINTS;
+use shared_numpy_core::latest::Latest;
 use shared_numpy_core::participation::{self, Handle, Hold};
-use shared_numpy_core::queue::{Message, Queue, QueueOptions};
+use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
 
 /// Not a test: where children begin.
 #[test]
@@ -147,6 +148,45 @@ fn die_as_creator(point: &str) -> bool {
     was_killed
 }
 
+/// The child writes frames and dies; the newest is whole, and another takes its place.
+fn die_as_writer(point: &str) -> bool {
+    let queue = small_queue(0);
+    let channel = Latest::create(&mut on).unwrap();
+    let (handle, sent) = channel.send(&mut on).unwrap();
+    let item = Item {
+        parts: &[&handle.to_bytes()],
+        holds: &[],
+    };
+    queue.put(item, None, &mut on).unwrap();
+    let progress = Progress::new();
+    let (was_killed, hello) = Peer::start("writer", point, &queue, &progress).end();
+    let done = progress.puts();
+    let newest = channel.read(&mut on).unwrap();
+    let number = newest.as_ref().map_or(0, |newest| newest.number);
+    assert!(
+        number == done || number == done + 1,
+        "{number} after {done}"
+    );
+    if let Some(newest) = &newest {
+        roles::check_frame(newest);
+    }
+    channel.become_writer().unwrap();
+    for next in number + 1..number + 10 {
+        roles::publish(&channel, next);
+        let read = channel.read(&mut on).unwrap().unwrap();
+        assert_eq!(read.number, next);
+        roles::check_frame(&read);
+    }
+    sent.withdraw();
+    drop((newest, channel));
+    while queue.size().unwrap() > 0 {
+        // The handle, if the child died before it had it.
+        queue.get(&mut Message::default(), None, &mut on).unwrap();
+    }
+    go_on(queue, (progress.into_holds(), hello));
+    was_killed
+}
+
 #[test]
 fn death_at_every_point_loses_and_leaves_nothing() {
     let mut reached = BTreeSet::new();
@@ -162,6 +202,7 @@ fn death_at_every_point_loses_and_leaves_nothing() {
                 die_as_consumer(&fault),
                 die_as_both(&fault),
                 die_as_creator(&fault),
+                die_as_writer(&fault),
             ];
             if runs.contains(&true) {
                 reached.insert(point);
@@ -214,7 +255,7 @@ fn who_is_left_alone_is_told() {
     let progress = Progress::new();
     let (was_killed, hello) = Peer::start("producer", "put.released:3", &queue, &progress).end();
     assert!(was_killed);
-    let item = shared_numpy_core::queue::Item {
+    let item = Item {
         parts: &[b"more"],
         holds: &[],
     };

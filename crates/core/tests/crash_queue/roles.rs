@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use shared_numpy_core::error::Error;
 use shared_numpy_core::fault;
+use shared_numpy_core::latest::{Latest, Received};
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation::{self, Handle, Hold};
 use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
@@ -241,9 +242,32 @@ pub(crate) fn run() {
                 assert!(n < 10);
             }
         }
+        "writer" => {
+            let mut message = Message::default();
+            queue.get(&mut message, Some(LONG_NS), &mut on).unwrap();
+            let handle = Handle::from_bytes(message.bytes()).unwrap();
+            let channel = participation::receive(&handle, &mut on).unwrap();
+            let channel = Latest::open(channel).unwrap();
+            channel.become_writer().unwrap();
+            for number in 1..=ITEMS {
+                publish(&channel, number);
+                progress.did(0);
+            }
+        }
         "worker" => super::soak::work(&queue, &progress),
         other => panic!("no such role: {other}"),
     }
+}
+
+/// Publishes a frame that is full of its number.
+pub(crate) fn publish(channel: &Latest, number: u64) {
+    let frame = fill(3000, number as u8);
+    let bytes = frame.size_bytes();
+    assert_eq!(channel.publish(&frame, bytes, &mut on), Ok(number));
+}
+
+pub(crate) fn check_frame(frame: &Received) {
+    assert!(is_filled(&frame.hold, frame.number as u8), "a torn frame");
 }
 
 fn produce(queue: &Queue, progress: &Progress) {
