@@ -10,6 +10,7 @@ use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation;
 use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
+use shared_numpy_core::sys::doorbell::Doorbell;
 
 const NO_WAIT: Option<u64> = Some(0);
 const LONG: Option<u64> = Some(20_000_000_000);
@@ -48,6 +49,7 @@ fn one_process() {
     a_wait_can_be_interrupted();
     what_is_not_a_queue_is_refused();
     a_table_of_tokens_that_is_full_is_no_end();
+    who_waits_without_a_thread_is_rung();
 }
 
 fn what_is_put_is_got_in_order() {
@@ -373,5 +375,48 @@ fn a_table_of_tokens_that_is_full_is_no_end() {
     for n in 0..8300 {
         assert_eq!(get(&queue), bytes(n, 200));
     }
+    settle(vec![queue]);
+}
+
+fn who_waits_without_a_thread_is_rung() {
+    let queue = queue(QueueOptions {
+        maxsize: 2,
+        ..QueueOptions::default()
+    });
+    let one = Doorbell::new().unwrap();
+    let other = Doorbell::new().unwrap();
+    // Nothing is there: rung by the next put, once.
+    assert_eq!(queue.ring_for_items(&one), Ok(true));
+    assert!(!one.hush());
+    put(&queue, b"1");
+    assert!(one.hush() && !one.hush());
+    put(&queue, b"2");
+    assert!(!one.hush(), "nobody asked");
+    // Something is there: no waiting.
+    assert_eq!(queue.ring_for_items(&one), Ok(false));
+    assert_eq!(queue.ring_for_room(&other), Ok(true));
+    assert_eq!(get(&queue), b"1");
+    assert!(other.hush());
+    assert_eq!(queue.ring_for_room(&other), Ok(false));
+    assert_eq!(get(&queue), b"2");
+    assert!(other.hush(), "asked is asked");
+    // Of two one is rung, and passes on what it leaves.
+    assert_eq!(queue.ring_for_items(&one), Ok(true));
+    assert_eq!(queue.ring_for_items(&other), Ok(true));
+    put(&queue, b"3");
+    assert!(one.hush() != other.hush());
+    queue.pass_on_ring().unwrap();
+    assert!(one.hush() || other.hush());
+    assert_eq!(get(&queue), b"3");
+    // A bell that is gone is passed over.
+    assert_eq!(queue.ring_for_items(&one), Ok(true));
+    assert_eq!(queue.ring_for_items(&other), Ok(true));
+    drop(one);
+    put(&queue, b"4");
+    assert!(other.hush());
+    let many: Vec<Doorbell> = (0..40).map(|_| Doorbell::new().unwrap()).collect();
+    let asked: Vec<_> = many.iter().map(|it| queue.ring_for_items(it)).collect();
+    assert!(asked.contains(&Ok(false)));
+    assert!(matches!(asked.last(), Some(Err(Error::Full { .. }))));
     settle(vec![queue]);
 }

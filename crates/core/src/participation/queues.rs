@@ -43,6 +43,17 @@ pub(crate) struct Peers {
     pub(crate) is_in_flight: bool,
 }
 
+/// Who has a queue after it was closed here once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// This process, through another object.
+    OpenHere,
+    /// Somebody else, perhaps.
+    OpenElsewhere,
+    /// Nobody.
+    Everywhere,
+}
+
 impl Membership {
     /// Our slot; a new one in a child that was not counted.
     pub(super) fn ensure_me(&mut self) -> Result<Participant> {
@@ -81,8 +92,8 @@ impl Hold {
         Ok(me)
     }
 
-    /// Takes one [`Hold::open_queue`] back; whether this process was the last that had it.
-    pub(crate) fn close_queue(&self) -> Result<bool> {
+    /// Takes one [`Hold::open_queue`] back; who has it still.
+    pub(crate) fn close_queue(&self) -> Result<Closed> {
         let container = self.container()?;
         let mut registry = lock();
         let known = registry
@@ -90,15 +101,15 @@ impl Hold {
             .iter_mut()
             .find(|it| it.container == container);
         let Some(known) = known.filter(|it| it.opens > 0) else {
-            return Ok(false);
+            return Ok(Closed::OpenHere);
         };
         known.opens -= 1;
         if known.opens > 0 {
-            return Ok(false);
+            return Ok(Closed::OpenHere);
         }
         let segment = Arc::clone(&known.segment);
         let (family, Some(peers)) = (known.family, known.peers) else {
-            return Ok(false);
+            return Ok(Closed::OpenHere);
         };
         let member = &registry.families[family];
         if let Some(me) = member.me {
@@ -121,7 +132,10 @@ impl Hold {
         if let Some(me) = member.me {
             is_last = is_last && !is_held_by_others(&segment, container.place.block, me)?;
         }
-        Ok(is_last && !is_in_flight(&segment, container.place.block)?)
+        if is_last && !is_in_flight(&segment, container.place.block)? {
+            return Ok(Closed::Everywhere);
+        }
+        Ok(Closed::OpenElsewhere)
     }
 
     /// Remembers the block as what tokens of ours may be in.

@@ -13,11 +13,13 @@
 //! The bytes, the steps and what a kill between them leaves are told in `docs/queue.md`.
 //!
 //! A tour, bottom up: [`mark`] (a place in the queue), [`protocol`] (the steps that
-//! decide), `open` (a queue as this process has it), `ring` (records), `rings` (the chain of rings), `waiting`, `put`, `get`,
+//! decide), `open` (a queue as this process has it), `ring` (records), `rings` (the chain of rings), `waiting`, `bell`, `put`, `get`,
 //! `join` (task_done and join), [`audit`] (what the dead left in queues).
 
 #[cfg(not(loom))]
 pub mod audit;
+#[cfg(not(loom))]
+mod bell;
 #[cfg(not(loom))]
 mod get;
 #[cfg(not(loom))]

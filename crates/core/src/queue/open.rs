@@ -17,6 +17,7 @@ use crate::layout::queues::{FIRST_RING, PEERS, QUEUE_KIND, QueueHeader, UNIT_BYT
 use crate::lock::kernel::System;
 use crate::lock::word::LockWord;
 use crate::mapping::Mapping;
+use crate::participation::queues::Closed;
 use crate::participation::{self, Handle, Hold, Sent};
 use crate::pool::tokens::Container;
 use crate::sync::{AtomicU64, Ordering};
@@ -191,10 +192,11 @@ impl Queue {
         if self.is_closed.swap(true, Ordering::AcqRel) || self.root.is_dropped() {
             return Ok(());
         }
-        if self.root.close_queue()? {
-            self.empty()?;
+        match self.root.close_queue()? {
+            Closed::OpenHere => Ok(()),
+            Closed::OpenElsewhere => self.forget_bells(),
+            Closed::Everywhere => self.empty(),
         }
-        Ok(())
     }
 
     /// Ends all tokens that are in it.

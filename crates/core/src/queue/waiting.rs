@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use super::open::Queue;
-use super::protocol::{announce, wake_one};
+use super::protocol::announce;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::layout::queues::{PEERS, QueueHeader};
@@ -181,12 +181,6 @@ impl Queue {
             self.wake(place);
         }
         stop
-    }
-
-    /// Wakes one that waits for what has just changed.
-    #[inline]
-    pub(super) fn wake(&self, place: Place<'_>) {
-        let _bell = wake_one(place.waiters, System);
     }
 
     /// After success: who slept may have been woken for all that sleep.
