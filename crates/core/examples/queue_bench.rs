@@ -1,9 +1,11 @@
 //! What the queue costs: `cargo run --release -p shared-numpy-core --example queue_bench`.
 //!
-//! Everything that is received is checked. Medians of five runs; the first number of a
+//! `SHARED_NUMPY_TRACKER` names the tracker's executable: without one, memory of children
+//! that have ended is out of reach, which the last rows need. Everything that is received
+//! is checked. Medians of five runs; the first number of a
 //! row is what one put and one get take together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use shared_numpy_core::participation::{self, Hold};
@@ -106,8 +108,8 @@ fn by_handle(size: u64, rounds: u64) -> f64 {
 }
 
 /// One process puts, another gets.
-fn stream(size: usize, rounds: u64) -> f64 {
-    let queue = queue(64);
+fn stream(size: usize, rounds: u64, maxsize: u64) -> f64 {
+    let queue = queue(maxsize);
     let back = queue_for_answers();
     let child = fork(|| {
         let mut message = Message::default();
@@ -211,8 +213,12 @@ fn row(what: &str, ns: f64) {
 }
 
 fn main() {
-    participation::configure(participation::Options::default());
-    let _touch = AtomicU64::new(0);
+    participation::configure(participation::Options {
+        executable: std::env::var_os("SHARED_NUMPY_TRACKER")
+            .unwrap_or_default()
+            .into(),
+        ..participation::Options::default()
+    });
     row("put + get, one process, 64 B", alone(64, 200_000));
     row("put + get, one process, 1 KiB", alone(1024, 200_000));
     row(
@@ -232,8 +238,18 @@ fn main() {
         "put + get, one process, handle of 36 MB",
         by_handle(36_000_000, 200_000),
     );
-    row("put -> get, two processes, 1 KiB", stream(1024, 100_000));
-    row("put -> get, two processes, 1 MiB", stream(1 << 20, 1_000));
+    row(
+        "put -> get, two processes, 1 KiB",
+        stream(1024, 100_000, 64),
+    );
+    row(
+        "put -> get, two processes, 1 MiB, maxsize 64",
+        stream(1 << 20, 1_000, 64),
+    );
+    row(
+        "put -> get, two processes, 1 MiB, maxsize 2",
+        stream(1 << 20, 1_000, 2),
+    );
     let (p50, p99) = ping_pong(20_000);
     row("ping-pong, 64 B, p50", p50);
     row("ping-pong, 64 B, p99", p99);

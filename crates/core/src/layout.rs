@@ -30,7 +30,7 @@ pub const VERSION: u64 = 2;
 pub const SLOTS: usize = 1024;
 /// The row of bits that belongs to tokens; rows below belong to slots.
 pub const TOKEN_ROW: usize = SLOTS;
-/// How many rows a pool segment has; those above [`TOKEN_ROW`] are for queues.
+/// How many rows a pool segment has; those above [`TOKEN_ROW`] are unused.
 pub const ROWS: usize = SLOTS + 64;
 /// How many blocks a segment has at most.
 pub const BLOCKS_MAX: u64 = 65_536;
