@@ -74,7 +74,10 @@ impl Hold {
         let mut made = holder.make_token(self.held.block, now_s);
         if let Err(Error::Full { .. }) = made {
             // Perhaps with what the dead have sent, whose time is over.
-            let family = registry.local(self.held.segment).ok_or(Error::Dropped)?.family;
+            let family = registry
+                .local(self.held.segment)
+                .ok_or(Error::Dropped)?
+                .family;
             registry.families[family].make_room();
             let holder = registry.holder(self.held.segment)?;
             let limit_s = in_flight_limit_s();
