@@ -43,11 +43,11 @@ demo: demo-venv  ## The examples, on the oldest CPython found
 bench: venvs  ## Measurements against the standard library, on 3.11 and the newest
 	@"$(PY)" ci/bench.py
 
-loom: need-cargo  ## Every interleaving of the pools' take, drop and close, and of the locks (about 30 s after the build)
-	RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool --test loom_lock --target-dir target/loom
+loom: need-cargo  ## Every interleaving of the deciding steps of pools, locks and queues (about 40 s after the build)
+	RUSTFLAGS="--cfg loom" cargo test -p shared-numpy-core --release --test loom_pool --test loom_lock --test loom_queue --target-dir target/loom
 
-stress: need-cargo  ## Soaks with random kills: SHARED_NUMPY_SOAK_KILLS (10000) over the whole stack, SHARED_NUMPY_SOAK_S (60) seconds of the pools alone
-	SHARED_NUMPY_SOAK_S=$${SHARED_NUMPY_SOAK_S:-60} cargo test -p shared-numpy-core --release --features fault --test crash_pool -- --nocapture
+stress: need-cargo  ## Soaks with random kills: SHARED_NUMPY_SOAK_KILLS (10000) over the whole stack, SHARED_NUMPY_SOAK_S (60) seconds of the pools and of the queues alone
+	SHARED_NUMPY_SOAK_S=$${SHARED_NUMPY_SOAK_S:-60} cargo test -p shared-numpy-core --release --features fault --test crash_pool --test crash_queue -- --nocapture
 	SHARED_NUMPY_SOAK_KILLS=$${SHARED_NUMPY_SOAK_KILLS:-10000} SHARED_NUMPY_SOAK_S=1800 \
 		cargo test -p shared-numpy-tracker --release --test soak -- --nocapture --test-threads=1
 

@@ -108,6 +108,8 @@ pub enum Error {
     WrongSegment(&'static str),
     /// Bytes in a segment that make no sense; the segment is not to be trusted.
     Damaged(&'static str),
+    /// Whoever might have put an item, or made room for one, has died.
+    PeerDied,
     /// A table of fixed size is full.
     Full {
         /// What there are too many of.
@@ -273,6 +275,10 @@ impl fmt::Display for Error {
             ),
             Error::WrongSegment(why) => write!(f, "not a segment that this program can use: {why}"),
             Error::Damaged(what) => write!(f, "damaged shared memory: {what}"),
+            Error::PeerDied => f.write_str(
+                "every other process that had the queue is gone, and the last of them died: nobody \
+                 will put an item or take one",
+            ),
             Error::Full { what, limit } => {
                 write!(f, "no room for more {what}: the limit is {limit}")
             }

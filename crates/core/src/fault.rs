@@ -96,6 +96,31 @@ pub const LOCK_POINTS: &[&str] = &[
     "semaphore.woken",
 ];
 
+/// Every point of the queue and of the latest-value channel; a test compares them with
+/// `docs/queue.md` and `docs/latest.md`, and
+/// `tests/crash_queue/` tries them all.
+pub const QUEUE_POINTS: &[&str] = &[
+    "get.committed",
+    "get.copied",
+    "get.ended",
+    "get.held",
+    "grow.linked",
+    "grow.token",
+    "grow.written",
+    "latest.ended",
+    "latest.published",
+    "latest.token",
+    "latest.written",
+    "put.committed",
+    "put.copied",
+    "put.locked",
+    "put.released",
+    "put.tokens",
+    "put.written",
+    "retire.ended",
+    "retire.passed",
+];
+
 /// The variable that arms a point.
 pub const VARIABLE: &str = "SHARED_NUMPY_FAULT";
 
@@ -115,7 +140,8 @@ mod armed {
 
     pub(super) fn reach(name: &'static str) {
         static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
-        let is_known = super::POINTS.contains(&name) || super::LOCK_POINTS.contains(&name);
+        let lists = [super::POINTS, super::LOCK_POINTS, super::QUEUE_POINTS];
+        let is_known = lists.iter().any(|points| points.contains(&name));
         assert!(is_known, "{name} is in no list of points");
         let armed = ARMED.get_or_init(|| {
             let text = std::env::var(super::VARIABLE).ok()?;

@@ -24,13 +24,13 @@ pub const FAMILY_MAGIC: u64 = u64::from_le_bytes(*b"SNPFAMLY");
 /// `"SNPPOOL\0"`: the first word of a pool segment.
 pub const POOL_MAGIC: u64 = u64::from_le_bytes(*b"SNPPOOL\0");
 /// The version of the format; see the history in `docs/pool_format.md`.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// How many participants a family has at most.
 pub const SLOTS: usize = 1024;
 /// The row of bits that belongs to tokens; rows below belong to slots.
 pub const TOKEN_ROW: usize = SLOTS;
-/// How many rows a pool segment has; those above [`TOKEN_ROW`] are for queues.
+/// How many rows a pool segment has; those above [`TOKEN_ROW`] are unused.
 pub const ROWS: usize = SLOTS + 64;
 /// How many blocks a segment has at most.
 pub const BLOCKS_MAX: u64 = 65_536;
@@ -101,6 +101,8 @@ pub struct Field {
 }
 
 pub mod cells;
+pub mod latest;
+pub mod queues;
 
 shared_structs! {
     /// Every structure of families and pools: name, size in bytes, and its fields.
@@ -185,8 +187,8 @@ shared_structs! {
         reserved_moves: [u64; 7],
     }
 
-    /// A handle on its way in somebody else's pickle.
-    Token, 32 {
+    /// A handle on its way: in somebody else's pickle, or in a queue, its container.
+    Token, 64 {
         /// State, maker and generation: a [`Packed`] word.
         word: u64,
         /// The block it holds.
@@ -195,6 +197,14 @@ shared_structs! {
         sender: u64,
         /// When, in seconds of the monotonic clock.
         made_s: u64,
+        /// The container's family, low half of its identity.
+        container_family: u64,
+        /// The owner of the container's segment; zero: no container.
+        container_owner: u64,
+        /// Block and number of its segment: a [`Place`] word.
+        container_place: u64,
+        /// The generation of its block.
+        container_generation: u64,
     }
 
     /// A piece of memory.
@@ -205,8 +215,8 @@ shared_structs! {
         offset_bytes: u64,
         /// How long it is.
         size_bytes: u64,
-        /// Zero.
-        reserved: u64,
+        /// The token that was made for it last: a hint.
+        token_hint: u64,
     }
 }
 
@@ -215,9 +225,12 @@ shared_structs! {
 pub const FINGERPRINT: u64 = {
     let mut hash = fnv_structs(FNV_BASIS, STRUCTS);
     hash = fnv_structs(hash, cells::CELLS);
+    hash = fnv_structs(hash, queues::QUEUES);
+    hash = fnv_structs(hash, latest::CHANNELS);
     hash = fnv_word(hash, SLOTS as u64);
     hash = fnv_word(hash, ROWS as u64);
     hash = fnv_word(hash, PART_ALIGN_BYTES);
+    hash = fnv_word(hash, queues::FIRST_RING as u64);
     // The sum of bytes read differs with the byte order of the machine.
     fnv_word(
         hash,
@@ -337,6 +350,34 @@ impl Participant {
             })
         } else {
             None
+        }
+    }
+}
+
+/// What names a block within an owner's chain in one word: bits 0-15 the block, 16-63 the
+/// number of the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the block, below [`BLOCKS_MAX`].
+    pub block: usize,
+    /// The segment's number.
+    pub number: u64,
+}
+
+impl Place {
+    /// The word; `None` for a number that no chain reaches.
+    pub const fn pack(self) -> Option<u64> {
+        if self.block as u64 >= BLOCKS_MAX || self.number >> 48 != 0 {
+            return None;
+        }
+        Some(self.number << 16 | self.block as u64)
+    }
+
+    /// Takes a word apart; every word can be.
+    pub const fn unpack(word: u64) -> Self {
+        Place {
+            block: (word & 0xffff) as usize,
+            number: word >> 16,
         }
     }
 }

@@ -24,6 +24,7 @@
 //!   place of owners that died.
 //! - [`lock`]: locks, semaphores, conditions, events, barriers that survive the
 //!   death of whoever holds them; integers in shared memory.
+//! - [`queue`], [`latest`]: items, or the newest one, from process to process.
 //! - [`recover`], [`inspect`]: what is repaired after a process died; every
 //!   invariant checked.
 //!
@@ -36,6 +37,8 @@ pub mod fault;
 mod helper;
 #[cfg(not(loom))]
 pub mod inspect;
+#[cfg(not(loom))]
+pub mod latest;
 pub mod layout;
 pub mod list;
 #[cfg(not(loom))]
@@ -49,6 +52,7 @@ pub mod named_array;
 #[cfg(not(loom))]
 pub mod participation;
 pub mod pool;
+pub mod queue;
 #[cfg(not(loom))]
 pub mod recover;
 pub mod segment;

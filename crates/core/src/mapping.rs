@@ -88,6 +88,23 @@ impl Mapping {
         Ok(())
     }
 
+    /// Appends `len` bytes from `offset` to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] when the range is not inside the mapping.
+    #[inline]
+    pub fn append_bytes(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let from = self.range(offset, len)?;
+        out.reserve(len);
+        let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: as in `read_bytes`; `reserve` made room for `len` bytes from `to` on.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
+        // SAFETY: so many more bytes are initialised now.
+        unsafe { out.set_len(out.len() + len) };
+        Ok(())
+    }
+
     /// Copies `bytes` to `offset`, all of them.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::fork::in_one_process;
-use super::handle::{Handle, Hints};
+use super::handle::Handle;
 use super::registry::{Kind, Local, SegmentId, lock};
 use super::{Hold, membership};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use crate::pool::segment::PoolSegment;
 use crate::pool::tokens::{TokenName, in_flight_limit_s};
 use crate::sys::fd::CachedFd;
 use crate::sys::identity::Identity;
-use crate::sys::process::{self, ProcessId};
+use crate::sys::process::ProcessId;
 use crate::sys::{clock, fd, feature, fork as process_fork};
 
 /// How often a sender looks whether the tracker is still there: it may have been
@@ -65,12 +65,7 @@ impl Hold {
     pub fn send(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<(Handle, Sent)> {
         let segment = self.held.segment;
         in_one_process(keep_going, |keep_going| ensure_told(segment, keep_going))?;
-        let mut handle = self.handle()?;
         let mut registry = lock();
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
-        let family = local.family;
-        handle.hints.sender_pid = process::own_pid();
-        handle.hints.family_fd = registry.families[family].fd.number();
         let holder = registry.holder(self.held.segment)?;
         if holder.is_dropped(self.held.since) {
             return Err(Error::Dropped);
@@ -79,6 +74,10 @@ impl Hold {
         let mut made = holder.make_token(self.held.block, now_s);
         if let Err(Error::Full { .. }) = made {
             // Perhaps with what the dead have sent, whose time is over.
+            let family = registry
+                .local(self.held.segment)
+                .ok_or(Error::Dropped)?
+                .family;
             registry.families[family].make_room();
             let holder = registry.holder(self.held.segment)?;
             let limit_s = in_flight_limit_s();
@@ -87,9 +86,9 @@ impl Hold {
             }
         }
         let token = made?;
-        handle.token = Some(token);
         let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
         let block = self.held.block;
+        let handle = registry.handle(self.held.segment, block, self.generation, Some(token))?;
         let sent = Sent {
             segment,
             block,
@@ -105,26 +104,7 @@ impl Hold {
     ///
     /// [`Error::Dropped`].
     pub fn handle(&self) -> Result<Handle> {
-        let mut registry = lock();
-        let id = self.held.segment;
-        let local = registry.local(id).ok_or(Error::Dropped)?;
-        let (family, owner, number, segment_fd) =
-            (local.family, local.owner, local.number, local.owner_fd);
-        let member = &registry.families[family];
-        Ok(Handle {
-            family: member.family.id(),
-            owner,
-            number,
-            // Both are indexes into tables of 65536.
-            block: self.held.block as u32,
-            generation: self.generation,
-            token: None,
-            boot: Identity::boot()[0],
-            hints: Hints {
-                segment_fd,
-                ..Hints::default()
-            },
-        })
+        lock().handle(self.held.segment, self.held.block, self.generation, None)
     }
 }
 
@@ -160,6 +140,24 @@ fn receive_here(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result
     }
     // It is forgotten as often as it is attached: its owner is dead, nothing is held.
     Err(Error::Stale)
+}
+
+/// Attaches the segment of a handle, whose family this process is in.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub(super) fn attach_for(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+    let family = {
+        let registry = lock();
+        let family = registry.family(handle.family).ok_or(Error::UnknownFamily)?;
+        if registry.find(family, handle.owner, handle.number).is_some() {
+            return Ok(());
+        }
+        family
+    };
+    let segment_fd = fetch(family, handle, keep_going)?;
+    attach(family, handle, segment_fd)
 }
 
 /// Maps a segment and registers a row in it, unless another thread has.
@@ -229,7 +227,7 @@ fn fetch(family: usize, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -
 }
 
 /// Sees to it that the tracker has a segment, if there can be a tracker.
-fn ensure_told(id: SegmentId, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+pub(super) fn ensure_told(id: SegmentId, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
     for _ in 0..ROUNDS {
         let mut registry = lock();
         let local = registry.local(id).ok_or(Error::Dropped)?;

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::queues;
 use crate::error::Result;
 use crate::layout::Participant;
 use crate::liveness::Undertaker;
@@ -43,17 +44,35 @@ impl Watch {
             return Ok(0); // taken for dead: our slot may be another's, which recovers
         }
         self.looked = Some(Instant::now());
+        let buried = self.undertaker(file).bury(family, Some(me))?;
+        // Also those that others declared dead. Segments are not visited: their closers
+        // look at the rows by themselves.
+        let found = buried + recover_all(family, me, &[])?;
+        if found > 0 {
+            queues::want_audit();
+        }
+        Ok(found)
+    }
+
+    /// Whether this participant is gone, by proof.
+    fn judge(&mut self, family: &Family, file: Identity, who: Participant) -> Result<bool> {
+        if !family.counts(who) {
+            return Ok(true);
+        }
+        let seen = family.slot(who.slot)?;
+        if seen.generation != who.generation {
+            return Ok(true);
+        }
+        self.undertaker(file).bury_one(family, who.slot, seen)
+    }
+
+    fn undertaker(&mut self, file: Identity) -> &mut Undertaker {
         if self.epoch != fork::epoch() {
             self.epoch = fork::epoch();
             self.undertaker = None;
         }
-        let undertaker = self
-            .undertaker
-            .get_or_insert_with(|| Undertaker::new((file.dev, file.ino)));
-        let buried = undertaker.bury(family, Some(me))?;
-        // Also those that others declared dead. Segments are not visited: their closers
-        // look at the rows by themselves.
-        Ok(buried + recover_all(family, me, &[])?)
+        self.undertaker
+            .get_or_insert_with(|| Undertaker::new((file.dev, file.ino)))
     }
 
     fn is_due(&self) -> bool {
@@ -82,7 +101,26 @@ pub(super) fn make_room(
     me: Participant,
 ) -> bool {
     let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-    watch.is_due() && watch.look(family, file, me).is_ok_and(|dead| dead > 0)
+    if !watch.is_due() {
+        return false;
+    }
+    queues::want_audit();
+    watch.look(family, file, me).is_ok_and(|dead| dead > 0)
+}
+
+/// Whether this participant is gone; it is declared dead then. In doubt it is not.
+pub(super) fn is_gone(
+    watch: &Mutex<Watch>,
+    family: &Family,
+    file: Identity,
+    who: Participant,
+) -> bool {
+    let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_gone = watch.judge(family, file, who).unwrap_or(false);
+    if is_gone {
+        queues::want_audit();
+    }
+    is_gone
 }
 
 /// What our pool in a family is made of.

@@ -45,7 +45,7 @@ pub struct Hints {
 
 impl Handle {
     /// The length of [`Handle::to_bytes`].
-    pub const BYTES: usize = 80;
+    pub const BYTES: usize = crate::layout::queues::HANDLE_BYTES;
 
     /// The handle as bytes, little-endian:
     ///

@@ -16,6 +16,7 @@
 //!
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),
+//! [`contained`] (what queues need), `queues` (which queues are open here),
 //! `growth` (what pools ask before they grow), [`stats`].
 //!
 //! Where this differs from the design's rule P5: no socket is passed in the handlers. The
@@ -23,11 +24,13 @@
 //! child exists; that costs no descriptor, cannot fail for want of one, and is the same
 //! with a tracker, without, and after its death.
 
+pub mod contained;
 mod exchange;
 mod fork;
 mod growth;
 pub mod handle;
 mod membership;
+pub(crate) mod queues;
 mod registry;
 pub mod stats;
 
@@ -166,6 +169,8 @@ fn allocate_here(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Resul
             block: name.block,
             since: 0,
         };
+        drop(registry);
+        queues::audit_if_due();
         return Ok(Hold {
             held,
             generation: name.generation,

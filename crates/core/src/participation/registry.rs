@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::Options;
 use super::growth::{self, Watch};
+use super::queues::OpenQueue;
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::Participant;
@@ -40,6 +41,8 @@ pub(super) struct Registry {
     pub(super) segments: Vec<Entry>,
     /// Family, owner, number of the segment.
     by_key: BTreeMap<Key, SegmentId>,
+    /// Queues that are open here, or were.
+    pub(super) queues: Vec<OpenQueue>,
 }
 
 type Key = (usize, Participant, u64);
@@ -148,6 +151,11 @@ impl Membership {
         }
     }
 
+    /// Whether this participant is gone, by proof.
+    pub(super) fn is_gone(&self, who: Participant) -> bool {
+        growth::is_gone(&self.watch, &self.family, self.file, who)
+    }
+
     /// Our slot.
     pub(super) fn me(&self) -> Result<Participant> {
         self.me.ok_or(Error::UnknownFamily)
@@ -169,6 +177,7 @@ impl Registry {
             families: Vec::new(),
             segments: Vec::new(),
             by_key: BTreeMap::new(),
+            queues: Vec::new(),
         }
     }
 
@@ -440,6 +449,7 @@ impl Registry {
             member.family.declare_dead(child)?;
         } else {
             member.child = Some(child);
+            self.count_child_in_queues(family, child);
         }
         copied
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::queues;
 use super::registry::{Kind, Registry, lock};
 use crate::error::Result;
 use crate::layout::{Participant, WORD_BITS};
@@ -140,6 +141,11 @@ fn held_by(segment: &PoolSegment, who: Participant, used: usize) -> Result<(usiz
 ///
 /// [`crate::error::Error::Damaged`] for garbage in a segment; the system's.
 pub fn trim(in_flight: bool) -> Result<u64> {
+    for member in &lock().families {
+        member.look_for_the_dead();
+    }
+    // Without the dead: a queue that only they have is nobody's.
+    queues::audit_all()?;
     let mut registry = lock();
     if in_flight {
         give_up_tokens(&mut registry)?;
@@ -147,7 +153,6 @@ pub fn trim(in_flight: bool) -> Result<u64> {
     registry.remove_unused()?;
     let mut given_back = 0;
     for member in &mut registry.families {
-        member.look_for_the_dead();
         if let Some(pool) = &mut member.pool {
             given_back += pool.trim()?;
         }
@@ -164,7 +169,9 @@ fn give_up_tokens(registry: &mut Registry) -> Result<()> {
         let family = local.family;
         let is_own = matches!(local.kind, Kind::Own(_));
         let me = registry.families[family].me;
-        segment.expire_tokens(|token| is_own || token.sender == me)?;
+        // What is in a queue is the queue's.
+        segment
+            .expire_tokens(|token| token.container.is_none() && (is_own || token.sender == me))?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ use crate::sys::anon;
 /// How often one look at a block starts over because a token's bit was cleared.
 const TOKEN_TRIES: usize = 4;
 
+/// A table of tokens up to this is searched for the sake of one block.
+const SEARCHED_AT_ONCE: usize = 256;
+
 /// Frees blocks of one segment.
 #[derive(Debug)]
 pub struct Closer {
@@ -247,7 +250,15 @@ impl Closer {
             return Ok(());
         };
         let reported = self.reported.as_ref().map_or(0, |reported| reported[word]);
-        for at in bits(!held.by_rows & !reported) {
+        let mut free = !held.by_rows & !reported;
+        let by_tokens = free & held.by_tokens;
+        if by_tokens != 0 {
+            // For all of them at once: the table may be long.
+            let token_bits = self.segment.bits(TOKEN_ROW, word)?;
+            free &=
+                !protocol::settle_tokens(token_bits, by_tokens, || self.segment.find_tokens(word))?;
+        }
+        for at in bits(free) {
             let block = first + at;
             if block < used && self.close_one(block)? {
                 freed.push(block);
@@ -271,6 +282,9 @@ impl Closer {
             }
             if held.by_tokens & place.bit == 0 {
                 return Ok(false);
+            }
+            if self.segment.tokens_high()? > SEARCHED_AT_ONCE {
+                break; // with all of its word, when that is collected
             }
             let token_bits = self.segment.bits(TOKEN_ROW, place.word)?;
             if protocol::settle_token(token_bits, place.bit, || self.segment.find_token(block))? {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::protocol;
 use super::segment::{BlockInfo, Place, PoolSegment};
-use super::tokens::TokenName;
+use super::tokens::{Container, TokenName};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::Participant;
@@ -32,6 +32,8 @@ pub struct Holder {
     held: Vec<Local>,
     /// How many blocks are held.
     held_blocks: usize,
+    /// Where to look for a free entry of the token table.
+    token_hint: usize,
 }
 
 /// How often this process holds a block, and in which of its lives.
@@ -64,6 +66,7 @@ impl Holder {
             dropped_before: 0,
             held: Vec::new(),
             held_blocks: 0,
+            token_hint: 0,
         })
     }
 
@@ -131,6 +134,41 @@ impl Holder {
         self.take(block, generation)
     }
 
+    /// Holds the block that a token holds, and leaves the token as it is: for who decides
+    /// next whose it is, and then either ends it or releases the block again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] when the token holds it no more.
+    pub fn hold_by_token(
+        &mut self,
+        token: TokenName,
+        block: usize,
+        generation: u64,
+    ) -> Result<BlockInfo> {
+        let info = self.segment.block(block)?;
+        let was_held = self.is_held(block, generation)?;
+        let me = self.living()?;
+        let place = Place::of(block);
+        let bits = self.segment.bits(me.slot, place.word)?;
+        if !was_held {
+            bits.fetch_or(place.bit, Ordering::AcqRel);
+        }
+        let is_good = self.segment.is_in_flight(token, block)?
+            && protocol::is_open(generation)
+            // As for a claim: an even number is that of a closer about to undo.
+            && info.generation.wrapping_sub(generation) <= 1;
+        if is_good {
+            self.hold(block, generation)?;
+            return Ok(BlockInfo { generation, ..info });
+        }
+        if !was_held {
+            let (dirty, dirty_bit) = self.segment.dirty(place.word)?;
+            protocol::release(bits, place.bit, dirty, dirty_bit);
+        }
+        Err(Error::Stale)
+    }
+
     /// Holds a block once more that this process holds already.
     ///
     /// # Errors
@@ -183,9 +221,29 @@ impl Holder {
     ///
     /// [`Error::NotAllowed`] when it does not hold it; [`Error::Full`].
     pub fn make_token(&mut self, block: usize, now_s: u64) -> Result<TokenName> {
+        self.make_token_in(block, now_s, None)
+    }
+
+    /// The same for a handle that goes into a queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`Holder::make_token`].
+    pub fn make_token_in(
+        &mut self,
+        block: usize,
+        now_s: u64,
+        container: Option<&Container>,
+    ) -> Result<TokenName> {
         self.held_local(block)?;
         let me = self.living()?;
-        self.segment.make_token(me, block, now_s)
+        self.segment
+            .make_token(me, block, now_s, container, &mut self.token_hint)
+    }
+
+    /// How often this process holds a block.
+    pub fn holds(&self, block: usize) -> u32 {
+        self.held.get(block).map_or(0, |local| local.count)
     }
 
     /// How many blocks this process holds.

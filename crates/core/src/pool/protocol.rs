@@ -162,14 +162,32 @@ pub fn settle_token<E>(
     bit: u64,
     mut found: impl FnMut() -> Result<bool, E>,
 ) -> Result<bool, E> {
-    if found()? {
-        return Ok(true);
+    let found = || found().map(|found| if found { bit } else { 0 });
+    settle_tokens(token_bits, bit, found).map(|held| held != 0)
+}
+
+/// The same for several blocks of one word, of which `found` tells those that tokens hold:
+/// so that the table is searched once or twice for all of them.
+///
+/// # Errors
+///
+/// Those of `found`.
+pub fn settle_tokens<E>(
+    token_bits: &AtomicU64,
+    bits: u64,
+    mut found: impl FnMut() -> Result<u64, E>,
+) -> Result<u64, E> {
+    let held = found()? & bits;
+    let gone = bits & !held;
+    if gone == 0 {
+        return Ok(held);
     }
-    token_bits.fetch_and(!bit, Ordering::AcqRel);
+    token_bits.fetch_and(!gone, Ordering::AcqRel);
     point("tokens.cleared");
     let again = found();
-    if !matches!(again, Ok(false)) {
-        token_bits.fetch_or(bit, Ordering::AcqRel);
+    let back = again.as_ref().map_or(gone, |again| again & gone);
+    if back != 0 {
+        token_bits.fetch_or(back, Ordering::AcqRel);
     }
-    again
+    again.map(|again| held | again & gone)
 }

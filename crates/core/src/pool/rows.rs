@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use std::os::fd::BorrowedFd;
 
 use super::protocol;
-use super::segment::{PoolSegment, clamp};
+use super::segment::{Place, PoolSegment, clamp};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::{Participant, PoolHeader, SLOTS, TOKEN_ROW, WORD_BYTES};
@@ -124,6 +124,20 @@ impl PoolSegment {
     pub fn rows_high(&self) -> Result<usize> {
         let high = self.header(offset_of!(PoolHeader, rows_high))?;
         Ok(clamp(high.load(Ordering::Acquire), SLOTS))
+    }
+
+    /// Whether the bit of a participant, whose row is registered, says that it holds a block.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] for a block or slot that does not exist.
+    pub fn is_held_by(&self, who: Participant, block: usize) -> Result<bool> {
+        self.check_slot(who)?;
+        if block >= self.layout().blocks {
+            return Err(Error::Damaged("a block that does not exist"));
+        }
+        let place = Place::of(block);
+        Ok(self.bits(who.slot, place.word)?.load(Ordering::Acquire) & place.bit != 0)
     }
 
     /// Who holds the blocks of word `word`, as at one instant; `None` when holds

@@ -1,4 +1,4 @@
-//! Tokens: holds that travel inside other people's pickles (rule P6).
+//! Tokens: holds that travel inside other people's pickles (rule P6), or in queues.
 //!
 //! Guarantees: a token is claimed at most once; while it is `READY` its block is
 //! not freed; a maker killed half-way leaves an entry that others give back. The
@@ -10,7 +10,9 @@ use super::protocol;
 use super::segment::{Place, PoolSegment, clamp};
 use crate::error::{Error, Result};
 use crate::fault::point;
-use crate::layout::{Packed, Participant, PoolHeader, TOKEN_ROW, Token};
+use crate::layout::{
+    Block, Packed, Participant, Place as BlockPlace, PoolHeader, TOKEN_ROW, Token, WORD_BITS,
+};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Nobody's.
@@ -41,6 +43,22 @@ pub struct TokenName {
     pub generation: u64,
 }
 
+/// The queue that a token's handle is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Container {
+    /// Its family's identity, low half.
+    pub family: u64,
+    /// The owner of its segment.
+    pub owner: Participant,
+    /// Its segment and block.
+    pub place: BlockPlace,
+    /// The block's generation.
+    pub generation: u64,
+}
+
+/// Where a new table of tokens is searched at first; it doubles whenever it is full.
+const WINDOW: u64 = 16;
+
 /// A token in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InFlight {
@@ -52,6 +70,8 @@ pub struct InFlight {
     pub sender: Option<Participant>,
     /// When, in seconds of the monotonic clock.
     pub made_s: u64,
+    /// What it is in, if it is in a queue.
+    pub container: Option<Container>,
 }
 
 impl PoolSegment {
@@ -66,18 +86,35 @@ impl PoolSegment {
         me: Participant,
         block: usize,
         now_s: u64,
+        container: Option<&Container>,
+        hint: &mut usize,
     ) -> Result<TokenName> {
-        let name = self.claim_entry(me)?;
+        let container = match container {
+            None => [0; 4],
+            Some(it) => [
+                it.family,
+                it.owner.pack(),
+                it.place.pack().ok_or(Error::Stale)?,
+                it.generation,
+            ],
+        };
+        let name = self.claim_entry(me, hint)?;
         point("token.making");
         for (field, value) in [
             (offset_of!(Token, block), block as u64),
             (offset_of!(Token, sender), me.pack()),
             (offset_of!(Token, made_s), now_s),
+            (offset_of!(Token, container_family), container[0]),
+            (offset_of!(Token, container_owner), container[1]),
+            (offset_of!(Token, container_place), container[2]),
+            (offset_of!(Token, container_generation), container[3]),
         ] {
             // Relaxed stores; the row's bit and the state are written with release.
             self.mapping()
                 .store_u64(self.layout().token(name.index, field), value)?;
         }
+        let latest = self.layout().block(block, offset_of!(Block, token_hint));
+        self.mapping().store_u64(latest, name.index as u64)?;
         point("token.filled");
         let place = Place::of(block);
         protocol::mark_token(self.bits(TOKEN_ROW, place.word)?, place.bit);
@@ -95,26 +132,27 @@ impl PoolSegment {
         Ok(name)
     }
 
-    fn claim_entry(&self, me: Participant) -> Result<TokenName> {
+    /// Claims a free entry. Looks from `hint` on in the part that was used before, which
+    /// is at least twice as large as what was ever in flight at a time: so it finds one
+    /// at the first look or the second.
+    fn claim_entry(&self, me: Participant, hint: &mut usize) -> Result<TokenName> {
         let limit = self.layout().tokens;
-        for index in 0..limit {
-            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Relaxed));
-            if seen.state != FREE || seen.generation >= Packed::GENERATION_LAST {
-                continue;
+        let high = self.tokens_high()?;
+        let from = if *hint < high { *hint } else { 0 };
+        for index in (from..high).chain(0..from) {
+            if let Some(name) = self.claim_entry_at(me, index)? {
+                *hint = index + 1;
+                return Ok(name);
             }
+        }
+        let mark = self.header(offset_of!(PoolHeader, tokens_high))?;
+        for index in high..limit {
             // First: an entry above the mark would be overlooked.
-            self.header(offset_of!(PoolHeader, tokens_high))?
-                .fetch_max(index as u64 + 1, Ordering::AcqRel);
-            let mine = Packed {
-                state: MAKING,
-                by: me.slot,
-                generation: seen.generation + 1,
-            };
-            if self.exchange_token(index, seen, mine)? {
-                return Ok(TokenName {
-                    index,
-                    generation: mine.generation,
-                });
+            let window = (index as u64 * 2).max(WINDOW).min(limit as u64);
+            mark.fetch_max(window.max(index as u64 + 1), Ordering::AcqRel);
+            if let Some(name) = self.claim_entry_at(me, index)? {
+                *hint = index + 1;
+                return Ok(name);
             }
         }
         Err(Error::Full {
@@ -123,9 +161,37 @@ impl PoolSegment {
         })
     }
 
+    fn claim_entry_at(&self, me: Participant, index: usize) -> Result<Option<TokenName>> {
+        let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Relaxed));
+        if seen.state != FREE || seen.generation >= Packed::GENERATION_LAST {
+            return Ok(None);
+        }
+        let mine = Packed {
+            state: MAKING,
+            by: me.slot,
+            generation: seen.generation + 1,
+        };
+        let is_mine = self.exchange_token(index, seen, mine)?;
+        Ok(is_mine.then_some(TokenName {
+            index,
+            generation: mine.generation,
+        }))
+    }
+
+    /// Whether a token is in flight and holds this block. For who is about to decide
+    /// whose it is, and has set its own bit.
+    pub(super) fn is_in_flight(&self, name: TokenName, block: usize) -> Result<bool> {
+        if name.index >= self.layout().tokens {
+            return Ok(false);
+        }
+        let seen = Packed::unpack(self.token_word(name.index)?.load(Ordering::Acquire));
+        let holds = self.token_field(name.index, offset_of!(Token, block))?;
+        Ok(seen.state == READY && seen.generation == name.generation && holds == block as u64)
+    }
+
     /// Takes a token out of flight; `false` when somebody else did, or it expired, or
     /// it is one for another block. The caller has set its own bit for `block`.
-    pub(super) fn claim_token(&self, name: TokenName, block: usize) -> Result<bool> {
+    pub(crate) fn claim_token(&self, name: TokenName, block: usize) -> Result<bool> {
         if name.index >= self.layout().tokens {
             return Ok(false);
         }
@@ -187,7 +253,8 @@ impl PoolSegment {
     pub fn expire_tokens_of_the_dead(&self, now_s: u64, limit_s: u64) -> Result<usize> {
         self.expire_tokens(|token| {
             let lives = token.sender.is_some_and(|who| self.family().counts(who));
-            !lives && now_s.saturating_sub(token.made_s) >= limit_s
+            // What is in a queue lives as long as the queue has it.
+            token.container.is_none() && !lives && now_s.saturating_sub(token.made_s) >= limit_s
         })
     }
 
@@ -217,8 +284,23 @@ impl PoolSegment {
             block: self.token_field(index, offset_of!(Token, block))?,
             sender: Participant::unpack(self.token_field(index, offset_of!(Token, sender))?),
             made_s: self.token_field(index, offset_of!(Token, made_s))?,
+            container: self.container(index)?,
         };
         Ok(Some((seen, token)))
+    }
+
+    fn container(&self, index: usize) -> Result<Option<Container>> {
+        let field = |offset| self.token_field(index, offset);
+        let owner = Participant::unpack(field(offset_of!(Token, container_owner))?);
+        Ok(match owner {
+            None => None,
+            Some(owner) => Some(Container {
+                family: field(offset_of!(Token, container_family))?,
+                owner,
+                place: BlockPlace::unpack(field(offset_of!(Token, container_place))?),
+                generation: field(offset_of!(Token, container_generation))?,
+            }),
+        })
     }
 
     /// Gives back entries that the process in `slot` left in `MAKING`, if `is_gone`
@@ -240,6 +322,16 @@ impl PoolSegment {
     /// Whether the table has a token for `block`. A token still being made counts, and
     /// leaves the word dirty, since it may turn out to be for another block.
     pub(super) fn find_token(&self, block: usize) -> Result<bool> {
+        let latest = self.layout().block(block, offset_of!(Block, token_hint));
+        if let Ok(index) = usize::try_from(self.mapping().load_u64(latest)?)
+            && index < self.layout().tokens
+        {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            let holds = self.token_field(index, offset_of!(Token, block))?;
+            if seen.state == READY && holds == block as u64 {
+                return Ok(true);
+            }
+        }
         for index in 0..self.tokens_high()? {
             let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
             if seen.state != READY && seen.state != MAKING {
@@ -254,6 +346,28 @@ impl PoolSegment {
             }
         }
         Ok(false)
+    }
+
+    /// The blocks of a word that the table has tokens for. As [`PoolSegment::find_token`].
+    pub(super) fn find_tokens(&self, word: usize) -> Result<u64> {
+        let first = (word * WORD_BITS) as u64;
+        let mut found = 0;
+        for index in 0..self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
+            if seen.state != READY && seen.state != MAKING {
+                continue;
+            }
+            let block = self.token_field(index, offset_of!(Token, block))?;
+            let at = block.wrapping_sub(first);
+            if at < WORD_BITS as u64 {
+                found |= 1 << at;
+                if seen.state == MAKING {
+                    let (dirty, bit) = self.dirty(word)?;
+                    dirty.fetch_or(bit, Ordering::AcqRel);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Sets the tokens' row again from the table, for a closer that takes over.

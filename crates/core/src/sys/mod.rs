@@ -9,6 +9,7 @@
 //! | [`anon`] | `create`, `seal`, `commit`, `punch`: shared memory without a name |
 //! | [`clock`] | `monotonic_s`: time that all processes agree on |
 //! | [`feature`] | `is_disabled`: what `SHARED_NUMPY_DISABLE` turns off |
+//! | [`doorbell`] | `Doorbell`, `ring`: datagram sockets that wake who waits without a thread |
 //! | [`futex`] | `wait`, `wake` on shared words, `now_ns`, `processors` |
 //! | [`identity`] | `Identity::own`: which process this is, told apart from every other |
 //! | [`fd`] | `CachedFd`: a descriptor that is checked before each use |
@@ -24,6 +25,7 @@
 
 pub mod anon;
 pub mod clock;
+pub mod doorbell;
 pub mod fd;
 pub mod feature;
 pub mod fork;

@@ -19,6 +19,7 @@ use crate::pool::closer::Closer;
 use crate::pool::family::Family;
 use crate::pool::segment::PoolSegment;
 use crate::pool::tokens;
+use crate::queue::audit;
 use crate::sys::clock;
 use crate::sys::shm;
 
@@ -102,6 +103,27 @@ impl Segments {
         }
     }
 
+    /// Ends the tokens of orphans that are in queues and count no more. Queues and rings
+    /// may be in any segment.
+    fn look_into_queues(&self, family: &Arc<Family>) {
+        let orphans = self.orphans();
+        let is_in_queue = |segment: &Arc<PoolSegment>| {
+            let tokens = segment.tokens_in_flight().unwrap_or_default();
+            tokens.iter().any(|token| token.container.is_some())
+        };
+        if !orphans.iter().any(is_in_queue) {
+            return;
+        }
+        let others = self.kept.values().filter(|kept| kept.closer.is_none());
+        let others = others.filter_map(|kept| {
+            let segment = PoolSegment::attach(&kept.fd, Arc::clone(family)).ok()?;
+            Some(Arc::new(segment))
+        });
+        let others: Vec<_> = others.collect();
+        // What cannot be told now is looked at again.
+        let _ = audit::end_dead_tokens(&orphans, &others);
+    }
+
     /// Takes over from owners that are dead, and frees in their place.
     pub(super) fn tend(&mut self, family: &Arc<Family>, me: Participant, news: bool, now: Instant) {
         let is_orphan = |id: &SegmentId| !family.counts(id.owner);
@@ -111,6 +133,7 @@ impl Segments {
             return;
         }
         let limit_s = self.in_flight_limit_s;
+        self.look_into_queues(family);
         self.kept.retain(|id, kept| {
             if !is_orphan(id) {
                 return true;

@@ -1,0 +1,269 @@
+//! What holds the tokens in queues: the look that decides which of them still count.
+//!
+//! Guarantee: a token is ended only when no record, no ring and no putter at work can
+//! lead to it any more, or nobody has its queue; what cannot be seen counts. Anybody may
+//! look at any time, with no lock held. The rule and why it is enough: `docs/queue.md`,
+//! "What a container holds".
+
+use core::mem::{offset_of, size_of};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::mark::Mark;
+use super::ring::RingMemory;
+use crate::error::Result;
+use crate::layout::latest::{FRAME_TABLE, FRAMES, Frame, LATEST_KIND, LatestHeader};
+use crate::layout::queues::{
+    FIRST_RING, HANDLE_BYTES, QUEUE_KIND, QueueHeader, RING_TABLE, RINGS, Ring,
+};
+use crate::layout::{Participant, Place};
+use crate::lock::word::owner;
+use crate::participation::Handle;
+use crate::pool::protocol::is_open;
+use crate::pool::segment::{BlockInfo, PoolSegment};
+use crate::pool::tokens::{Container, InFlight, TokenName};
+use crate::sync::Ordering;
+
+/// How often a walk that was overtaken is done again.
+const WALKS: usize = 8;
+
+/// A token, wherever it is: family, owner and number of its segment, and its name.
+type Name = (u64, Participant, u64, usize, u64);
+
+/// Ends the tokens in `segments` that are in queues and do not count any more; how many.
+/// `more` are segments where queues and rings may be besides.
+///
+/// # Errors
+///
+/// None but those of a mapping that is read-only.
+pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>]) -> Result<usize> {
+    let mut by_container: BTreeMap<Container, Vec<(&Arc<PoolSegment>, InFlight)>> = BTreeMap::new();
+    for segment in segments {
+        for token in segment.tokens_in_flight()? {
+            if let Some(container) = token.container {
+                by_container
+                    .entry(container)
+                    .or_default()
+                    .push((segment, token));
+            }
+        }
+    }
+    let mut known = BTreeMap::new();
+    for segment in segments.iter().chain(more) {
+        known.insert(segment_key(segment), segment);
+    }
+    let mut ended = 0;
+    // After the tokens were read: the order that the page asks for.
+    for (container, tokens) in by_container {
+        let Some(alive) = alive(&container, &known) else {
+            continue;
+        };
+        for (segment, token) in tokens {
+            let counts = match &alive {
+                Alive::Nothing => false,
+                Alive::Of { putter, named } => {
+                    let (family, owner, number) = segment_key(segment);
+                    let TokenName { index, generation } = token.name;
+                    named.contains(&(family, owner, number, index, generation))
+                        || (putter.is_some() && *putter == token.sender)
+                }
+            };
+            if !counts && let Ok(block) = usize::try_from(token.block) {
+                ended += usize::from(segment.withdraw_token(token.name, block)?);
+            }
+        }
+    }
+    Ok(ended)
+}
+
+fn segment_key(segment: &PoolSegment) -> (u64, Participant, u64) {
+    (segment.family().id()[0], segment.owner(), segment.number())
+}
+
+/// Which tokens of a container count.
+enum Alive {
+    /// None: nobody has the queue.
+    Nothing,
+    /// Those named, and those of who is putting.
+    Of {
+        putter: Option<Participant>,
+        named: BTreeSet<Name>,
+    },
+}
+
+type Known<'s> = BTreeMap<(u64, Participant, u64), &'s Arc<PoolSegment>>;
+
+/// What counts of a container; `None` when it cannot be told.
+fn alive(container: &Container, known: &Known<'_>) -> Option<Alive> {
+    let Place { block, number } = container.place;
+    let segment = known.get(&(container.family, container.owner, number))?;
+    let info = segment.block(block).ok()?;
+    if info.generation != container.generation {
+        // Closed; or about to be, or to be opened again, by a closer that is at it.
+        let is_settled = info.generation.wrapping_sub(container.generation) > 1;
+        let is_closed = is_settled || is_free(segment, block, container)?;
+        return is_closed.then_some(Alive::Nothing);
+    }
+    if is_free(segment, block, container)? {
+        return Some(Alive::Nothing);
+    }
+    let queue = View {
+        segment,
+        info,
+        known,
+    };
+    let (putter, named) = match queue.word(0)? {
+        QUEUE_KIND => {
+            let putter = owner(queue.word(offset_of!(QueueHeader, lock))?);
+            (putter, queue.named()?)
+        }
+        LATEST_KIND => {
+            let writer = queue.word(offset_of!(LatestHeader, writer))?;
+            (Participant::unpack(writer), queue.frames()?)
+        }
+        _ => return None,
+    };
+    // The dead have put what they have put.
+    let putter = putter.filter(|&putter| segment.family().counts(putter));
+    Some(Alive::Of { putter, named })
+}
+
+/// Whether nobody holds a block but by tokens that are in itself; `None` if that cannot be
+/// told.
+fn is_free(segment: &PoolSegment, block: usize, container: &Container) -> Option<bool> {
+    let held = segment.scan(block / 64).ok()??;
+    if held.by_rows >> (block % 64) & 1 == 1 {
+        return Some(false);
+    }
+    let tokens = segment.tokens_in_flight().ok()?;
+    let mut others = tokens
+        .iter()
+        .filter(|it| it.block == block as u64 && it.container.as_ref() != Some(container));
+    if others.next().is_some() {
+        return Some(false);
+    }
+    // Who claimed one meanwhile has set a bit, as a token's sender has.
+    let held = segment.scan(block / 64).ok()??;
+    Some(held.by_rows >> (block % 64) & 1 == 0)
+}
+
+/// A queue as somebody sees it who need not have it.
+struct View<'s> {
+    segment: &'s PoolSegment,
+    info: BlockInfo,
+    known: &'s Known<'s>,
+}
+
+impl View<'_> {
+    fn word(&self, field: usize) -> Option<u64> {
+        let word = self
+            .segment
+            .mapping()
+            .shared_word(self.info.offset_bytes + field);
+        Some(word.ok()?.load(Ordering::Acquire))
+    }
+
+    /// The tokens that records and rings name, at one moment.
+    fn named(&self) -> Option<BTreeSet<Name>> {
+        for _ in 0..WALKS {
+            let head = self.word(offset_of!(QueueHeader, head))?;
+            let found = self.walk(Mark(head));
+            crate::sync::fence(Ordering::Acquire);
+            if self.word(offset_of!(QueueHeader, head))? == head {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// The tokens of a channel's frames. An entry that is half written is its writer's, who
+    /// lives and is spared, or died and has published nothing by it.
+    fn frames(&self) -> Option<BTreeSet<Name>> {
+        let mut named = BTreeSet::new();
+        for index in 0..FRAMES {
+            let entry = FRAME_TABLE + index * size_of::<Frame>();
+            let number = self.word(entry + offset_of!(Frame, number))?;
+            let mut bytes = [0; HANDLE_BYTES];
+            let at = self.info.offset_bytes + entry + offset_of!(Frame, handle);
+            self.segment.mapping().read_bytes(at, &mut bytes).ok()?;
+            if number != 0
+                && let Ok(handle) = Handle::from_bytes(&bytes)
+            {
+                note(&handle, &mut named);
+            }
+        }
+        Some(named)
+    }
+
+    fn walk(&self, head: Mark) -> Option<BTreeSet<Name>> {
+        let mut named = BTreeSet::new();
+        let tail = Mark(self.word(offset_of!(QueueHeader, tail))?);
+        let first = self.word(offset_of!(QueueHeader, rings_first))?;
+        let last = self.word(offset_of!(QueueHeader, rings_last))?;
+        let count = last.wrapping_sub(first).checked_add(1)?;
+        if count > RINGS as u64 {
+            return None;
+        }
+        let mut at = head;
+        for step in 0..count {
+            let number = first.wrapping_add(step);
+            let entry = RING_TABLE + (number % RINGS as u64) as usize * size_of::<Ring>();
+            let end = if step + 1 == count {
+                tail
+            } else {
+                let next = number.wrapping_add(1) % RINGS as u64;
+                Mark(self.word(
+                    RING_TABLE + next as usize * size_of::<Ring>() + offset_of!(Ring, base),
+                )?)
+            };
+            let ring = self.ring(entry, &mut named)?;
+            while at != end && end.has_reached(at) {
+                let (shape, next) = ring.record(at, end).ok()?;
+                let mut handles = Vec::new();
+                ring.handles(at, shape, &mut handles).ok()?;
+                for handle in &handles {
+                    note(handle, &mut named);
+                }
+                at = next;
+            }
+        }
+        Some(named)
+    }
+
+    fn ring(&self, entry: usize, named: &mut BTreeSet<Name>) -> Option<RingMemory> {
+        let mut bytes = [0; HANDLE_BYTES];
+        let at = self.info.offset_bytes + entry + offset_of!(Ring, handle);
+        self.segment.mapping().read_bytes(at, &mut bytes).ok()?;
+        let units = self.word(entry + offset_of!(Ring, units))?;
+        if bytes == [0; HANDLE_BYTES] {
+            let room = self.info.size_bytes.checked_sub(FIRST_RING)?;
+            let mapping = Arc::clone(self.segment.mapping());
+            let at = self.info.offset_bytes + FIRST_RING;
+            return RingMemory::new(mapping, at, room, units, None).ok();
+        }
+        let handle = Handle::from_bytes(&bytes).ok()?;
+        note(&handle, named);
+        let segment = self
+            .known
+            .get(&(handle.family[0], handle.owner, handle.number))?;
+        let info = segment.block(handle.block as usize).ok()?;
+        if info.generation != handle.generation || !is_open(info.generation) {
+            return None;
+        }
+        let mapping = Arc::clone(segment.mapping());
+        RingMemory::new(mapping, info.offset_bytes, info.size_bytes, units, None).ok()
+    }
+}
+
+fn note(handle: &Handle, named: &mut BTreeSet<Name>) {
+    if let Some(token) = handle.token {
+        let family = handle.family[0];
+        named.insert((
+            family,
+            handle.owner,
+            handle.number,
+            token.index,
+            token.generation,
+        ));
+    }
+}

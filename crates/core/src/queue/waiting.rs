@@ -1,0 +1,216 @@
+//! Waiting in a queue: for an item, for room, for all to be done.
+//!
+//! Guarantees: who waits without anything to do costs a look each slice; of those that
+//! sleep one is woken at a time, and wakes the next if there is more; a wait ends when
+//! nobody is left who could end it (rule P7).
+
+use core::mem::offset_of;
+
+use super::open::Queue;
+use super::protocol::announce;
+use crate::error::{Error, Result};
+use crate::layout::Participant;
+use crate::layout::queues::{PEERS, QueueHeader};
+use crate::lock::kernel::{Kernel, System, spin};
+use crate::lock::wait::{Nap, Naps, Stop, Wait};
+use crate::participation;
+use crate::sync::{AtomicU64, Ordering};
+
+/// How often who waits looks after the others, in slices of sleep.
+const LOOK_AFTER_SLICES: u32 = 4;
+/// The smallest number of looks before a sleep, and the largest.
+const SPINS_MIN: u64 = 40;
+const SPINS_MAX: u64 = 600;
+/// Who may not wait gives the lock, which is held for microseconds, this much time all the
+/// same, in nanoseconds: a queue is not full because somebody is putting.
+const LOCK_PATIENCE_NS: u64 = 1_000_000_000;
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'q> {
+    /// The word that will change; what is slept on is `waiters`.
+    pub(super) word: &'q AtomicU64,
+    pub(super) waiters: &'q AtomicU64,
+    pub(super) spins: Option<&'q AtomicU64>,
+}
+
+/// One call that may wait.
+pub(super) struct Waiting<'a> {
+    pub(super) me: Participant,
+    timeout_ns: Option<u64>,
+    end_ns: Option<u64>,
+    pub(super) keep_going: &'a mut dyn FnMut() -> bool,
+    naps: Option<Naps>,
+    slices: u32,
+    has_slept: bool,
+    /// The last look after the others found nobody.
+    was_alone: bool,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(
+        me: Participant,
+        timeout_ns: Option<u64>,
+        keep_going: &'a mut dyn FnMut() -> bool,
+    ) -> Self {
+        Waiting {
+            me,
+            timeout_ns,
+            end_ns: None,
+            keep_going,
+            naps: None,
+            slices: 0,
+            has_slept: false,
+            was_alone: false,
+        }
+    }
+
+    fn left_ns(&mut self) -> Option<u64> {
+        let timeout_ns = self.timeout_ns?;
+        if timeout_ns == 0 {
+            return Some(0);
+        }
+        let now_ns = System.now_ns();
+        let end_ns = *self
+            .end_ns
+            .get_or_insert_with(|| now_ns.saturating_add(timeout_ns));
+        Some(end_ns.saturating_sub(now_ns))
+    }
+}
+
+impl Queue {
+    pub(super) fn for_items(&self) -> Result<Place<'_>> {
+        Ok(Place {
+            word: self.tail()?,
+            waiters: self.word(offset_of!(QueueHeader, getters))?,
+            spins: Some(self.word(offset_of!(QueueHeader, get_spins))?),
+        })
+    }
+
+    pub(super) fn for_room(&self) -> Result<Place<'_>> {
+        Ok(Place {
+            word: self.head()?,
+            waiters: self.word(offset_of!(QueueHeader, putters))?,
+            spins: Some(self.word(offset_of!(QueueHeader, put_spins))?),
+        })
+    }
+
+    /// Acquires the lock of putters.
+    pub(super) fn acquire(&self, waiting: &mut Waiting<'_>) -> std::result::Result<(), Stop> {
+        let lock = self.lock()?;
+        if lock.try_acquire(waiting.me).is_some() {
+            return Ok(());
+        }
+        let timeout_ns = waiting.left_ns().map(|left| left.max(LOCK_PATIENCE_NS));
+        lock.acquire(&mut Wait {
+            me: waiting.me,
+            timeout_ns,
+            is_gone: &mut |who| self.root.is_gone(who),
+            keep_going: waiting.keep_going,
+        })?;
+        // Abandoned or not: there is nothing to repair.
+        Ok(())
+    }
+
+    /// Waits until the word is not `seen` any more, or for a slice.
+    pub(super) fn wait(
+        &self,
+        place: Place<'_>,
+        seen: u64,
+        waiting: &mut Waiting<'_>,
+    ) -> std::result::Result<(), Stop> {
+        if waiting.left_ns() == Some(0) {
+            return Err(self.give_up(place, waiting, Stop::TimedOut));
+        }
+        if look_for_a_moment(place, seen) {
+            return Ok(());
+        }
+        let announced = announce(place.waiters);
+        if place.word.load(Ordering::Acquire) != seen {
+            return Ok(());
+        }
+        let timeout_ns = waiting.left_ns();
+        let mut wait = Wait {
+            me: waiting.me,
+            timeout_ns,
+            is_gone: &mut |_| false,
+            keep_going: waiting.keep_going,
+        };
+        let naps = waiting.naps.get_or_insert_with(|| Naps::of(&wait, System));
+        let nap = naps.nap(&mut wait, System, place.waiters, announced);
+        waiting.has_slept = true;
+        match nap {
+            Ok(Nap::Look) => Ok(()),
+            Ok(Nap::Slice) => {
+                waiting.slices += 1;
+                self.look_around(place, seen, waiting)
+            }
+            Err(stop) => Err(self.give_up(place, waiting, stop)),
+        }
+    }
+
+    /// Once in a while: is there anybody left?
+    fn look_around(
+        &self,
+        place: Place<'_>,
+        seen: u64,
+        waiting: &mut Waiting<'_>,
+    ) -> std::result::Result<(), Stop> {
+        if self.root.is_dropped() {
+            return Err(Error::Dropped.into());
+        }
+        if !waiting.slices.is_multiple_of(LOOK_AFTER_SLICES) {
+            return Ok(());
+        }
+        let peers = self.root.peers(self.at + PEERS)?;
+        participation::queues::audit_if_due();
+        let is_alone = peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight;
+        // Twice: somebody may have received a handle and not opened it yet. Whatever the
+        // dead did they did before: a last look.
+        let was_alone = std::mem::replace(&mut waiting.was_alone, is_alone);
+        if is_alone && was_alone && place.word.load(Ordering::Acquire) == seen {
+            return Err(Error::PeerDied.into());
+        }
+        Ok(())
+    }
+
+    /// Leaves in vain: a wake-up that may have been meant for us goes on.
+    fn give_up(&self, place: Place<'_>, waiting: &Waiting<'_>, stop: Stop) -> Stop {
+        if waiting.has_slept {
+            let _ = announce(place.waiters);
+            self.wake(place);
+        }
+        stop
+    }
+
+    /// After success: who slept may have been woken for all that sleep.
+    #[inline]
+    pub(super) fn pass_on(&self, place: Place<'_>, waiting: &Waiting<'_>, is_more: bool) {
+        if waiting.has_slept {
+            let _ = announce(place.waiters);
+            if is_more {
+                self.wake(place);
+            }
+        }
+    }
+}
+
+/// Looks for as long as that was worth it lately; whether the word changed.
+fn look_for_a_moment(place: Place<'_>, seen: u64) -> bool {
+    let Some(hint_word) = place.spins.filter(|_| System.spins() > 0) else {
+        return false;
+    };
+    // Relaxed, and lost updates do not matter: a hint, and bounded here.
+    let hint = hint_word.load(Ordering::Relaxed).min(SPINS_MAX);
+    let most = (2 * hint + SPINS_MIN).min(SPINS_MAX) as u32;
+    let found = spin(most, || place.word.load(Ordering::Relaxed) != seen);
+    let new = match found.map(u64::from) {
+        Some(count) if count >= hint => hint + (count - hint).div_ceil(4),
+        Some(count) => hint - (hint - count) / 8,
+        None => hint - hint.div_ceil(8),
+    };
+    if new != hint {
+        hint_word.store(new, Ordering::Relaxed);
+    }
+    found.is_some()
+}
