@@ -47,6 +47,8 @@ pub struct Buffer {
 }
 
 const SMALL_BYTES: usize = 64;
+/// Text is compared with its place in parts of so many bytes.
+const COMPARED_BYTES: usize = 256;
 
 impl Buffer {
     /// An empty buffer; allocates nothing.
@@ -299,6 +301,13 @@ impl List {
                 } else {
                     let text = buffer.bytes_mut(len);
                     self.mapping.read_bytes(slot.at, text)?;
+                    // The format tells a few hundred versions apart: a reader that slept
+                    // may meet the same one again. What it read is one text only if it
+                    // is still there.
+                    fence(Ordering::Acquire);
+                    if !self.holds(slot.at, text)? {
+                        return Ok(Look::Moving);
+                    }
                     text
                 };
                 let code = self.read_code(index)?;
@@ -322,6 +331,19 @@ impl List {
             return Ok(Look::Moving);
         }
         Ok(found.unwrap_or(Look::Senseless("its format and its code disagree")))
+    }
+
+    /// Whether these bytes are what lies at `at` now.
+    fn holds(&self, at: usize, bytes: &[u8]) -> Result<bool> {
+        let mut now = [0; COMPARED_BYTES];
+        for (number, part) in bytes.chunks(COMPARED_BYTES).enumerate() {
+            let now = &mut now[..part.len()];
+            self.mapping.read_bytes(at + number * COMPARED_BYTES, now)?;
+            if now != part {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether [`List::set`] would accept `item` at `index`.
