@@ -4,7 +4,9 @@
 What this file guarantees:
 
 * run are: the check of the wheel; the Rust tests; for each CPython found our pytest suite against the *installed wheel*
-  (it is asked where the package comes from); CPython's own tests, by ``tests/conformance/run.py``;
+  (it is asked where the package comes from); the array tests on the oldest and the newest, and the Rust tests of pools, as if
+  the system lacked each of its features (``SHARED_NUMPY_DISABLE``) and all of them;
+  CPython's own tests, by ``tests/conformance/run.py``;
 * exit status 0 only if all of that ran, each interpreter had at least one test, nothing failed, nothing stayed in /dev/shm
   and no tracker stayed alive; with ``CI=true`` also only if 3.6 and 3.7 were there;
 * whatever was left out is listed with its reason: interpreters, skipped tests, conformance tests;
@@ -37,6 +39,11 @@ WHEEL_LIMIT_S = 60
 SUITE_LIMIT_S = 15 * 60
 RUST_LIMIT_S = 20 * 60
 CONFORMANCE_LIMIT_S = 30 * 60
+# What may be missing on a system, as ``SHARED_NUMPY_DISABLE`` has it, and what is tested without it.
+FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "memory_check",
+            "memfd,o_tmpfile,pidfd,populate,tracker,memory_check"]
+ARRAY_TESTS = ["test_array.py", "test_array_pickling.py", "test_array_ways.py", "test_forks.py", "test_kills.py"]
+RUST_FEATURES = "memfd,pidfd"
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
 
@@ -113,6 +120,15 @@ def rust_job():
     return jobs.Job("rust", command, ROOT, dict(os.environ, PYO3_NO_PYTHON="1"), os.path.join(LOGS, "rust.log"), RUST_LIMIT_S)
 
 
+def rust_fallback_job():
+    """The Rust tests of pools and their trackers on a system that is older than ours."""
+    command = ["cargo", "test", "-q", "--locked", "-p", "shared-numpy-core", "-p", "shared-numpy-tracker",
+               "--features", "shared-numpy-core/fault", "--test", "pool", "--test", "participation", "--test", "members"]
+    env = dict(os.environ, PYO3_NO_PYTHON="1", SHARED_NUMPY_DISABLE=RUST_FEATURES)
+    name = "rust without " + RUST_FEATURES
+    return jobs.Job(name, command, ROOT, env, os.path.join(LOGS, "rust-fallback.log"), RUST_LIMIT_S)
+
+
 def rust_tally(job):
     """Sum of cargo's "test result" lines; ignored ones have their reasons in the log."""
     tally = Tally()
@@ -133,26 +149,40 @@ def rust_tally(job):
 
 # Our own suite.
 
-def suite_job(interpreter):
-    """pytest in this interpreter's environment, with a working directory from which only the installed package is seen."""
+def suite_job(interpreter, without=""):
+    """pytest in this interpreter's environment, with a working directory from which only the installed package is seen.
+
+    With ``without`` only the array tests, and without these features of the system.
+    """
     python = os.path.join(VENVS, interpreter.tag, "bin", "python")
-    scratch = os.path.join(ROOT, "build", "test-cwd", interpreter.tag)
+    scratch = os.path.join(ROOT, "build", "test-cwd", label(interpreter, without))
     shutil.rmtree(scratch, ignore_errors=True)
     os.makedirs(scratch)
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.path.join(ROOT, "pyproject.toml"), "--rootdir", ROOT,
-               "--junitxml", junit_path(interpreter), os.path.join(ROOT, "tests")]
-    if os.path.exists(junit_path(interpreter)):
-        os.remove(junit_path(interpreter))
-    log = os.path.join(LOGS, interpreter.tag + "-suite.log")
-    return jobs.Job(interpreter.tag + " suite", command, scratch, clean_environment(), log, SUITE_LIMIT_S)
+               "--junitxml", junit_path(interpreter, without)]
+    tests = os.path.join(ROOT, "tests")
+    command += [os.path.join(tests, name) for name in ARRAY_TESTS] if without else [tests]
+    if os.path.exists(junit_path(interpreter, without)):
+        os.remove(junit_path(interpreter, without))
+    log = os.path.join(LOGS, label(interpreter, without) + "-suite.log")
+    env = clean_environment()
+    if without:
+        env["SHARED_NUMPY_DISABLE"] = without
+    name = "{} {}".format(interpreter.tag, "without " + without if without else "suite")
+    return jobs.Job(name, command, scratch, env, log, SUITE_LIMIT_S)
 
 
-def junit_path(interpreter):
+def label(interpreter, without=""):
+    """The beginning of the names of a job's files."""
+    return interpreter.tag + ("-without-" + without.replace(",", "-") if without else "")
+
+
+def junit_path(interpreter, without=""):
     """Where pytest writes its counts."""
-    return os.path.join(LOGS, interpreter.tag + "-suite.xml")
+    return os.path.join(LOGS, label(interpreter, without) + "-suite.xml")
 
 
-def suite_tally(job, interpreter):
+def suite_tally(job, interpreter, without=""):
     """What pytest's report says; no report, no tests, or a status that the report does not explain count as a failure."""
     tally = Tally()
     python = os.path.join(VENVS, interpreter.tag, "bin", "python")
@@ -162,7 +192,7 @@ def suite_tally(job, interpreter):
         tally.broke("{}: the package that is tested is not the installed one {}".format(
             job.name, where.stderr.decode("utf-8", "replace").strip()))
     try:
-        cases = list(xml.etree.ElementTree.parse(junit_path(interpreter)).iter("testcase"))
+        cases = list(xml.etree.ElementTree.parse(junit_path(interpreter, without)).iter("testcase"))
     except (OSError, xml.etree.ElementTree.ParseError):
         tally.broke(ended_badly(job) or "{}: no report (status {}):\n{}".format(job.name, job.status, job.tail()))
         return tally
@@ -181,7 +211,7 @@ def suite_tally(job, interpreter):
     counts = collections.Counter(verdicts.values())
     tally.passed, tally.skipped = counts["passed"], counts["skipped"]
     tally.failed += counts["failed"]
-    tally.failures += ["{}: {}".format(interpreter.tag, key) for key, verdict in verdicts.items() if verdict == "failed"]
+    tally.failures += ["{}: {}".format(job.name, key) for key, verdict in verdicts.items() if verdict == "failed"]
     if not counts["passed"] and not counts["failed"]:
         tally.broke("{}: not one test ran".format(job.name))
     elif ended_badly(job) or (job.status != 0 and not counts["failed"]):
@@ -246,6 +276,8 @@ def summary(taken, left_out, absent, results, extra, seconds):
     for name in ("wheel", "rust"):
         if results[name] is not None:
             print("{:<22} {}".format(name, results[name].text()))
+    for name, tally in sorted(results["fallbacks"].items()):
+        print("{:<22} {}".format(name, tally.text()))
     for interpreter in taken:
         suite = suites.get(interpreter.tag)
         print("{:<22} {:<34} {}".format(
@@ -255,7 +287,7 @@ def summary(taken, left_out, absent, results, extra, seconds):
     for path, version, reason in left_out:
         print("  {} {}: {}".format(path, version, reason).replace(" :", ":"))
     tallies = [("wheel", results["wheel"]), ("Rust", results["rust"])]
-    tallies += sorted(suites.items()) + [("conformance", conformance)]
+    tallies += sorted(suites.items()) + sorted(results["fallbacks"].items()) + [("conformance", conformance)]
     reasons = collections.defaultdict(list)
     for name, tally in tallies:
         for reason, count in sorted(tally.reasons.items()) if tally else ():
@@ -282,7 +314,7 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description="Run every test there is.")
     parser.add_argument("--only", metavar="TAGS", help="cp36,cp313: these interpreters")
-    parser.add_argument("--parts", default="wheel,rust,suite,conformance", help="which parts; all by default")
+    parser.add_argument("--parts", default="wheel,rust,suite,fallbacks,conformance", help="which parts; all by default")
     options = parser.parse_args()
     parts = options.parts.split(",")
     began = time.monotonic()
@@ -313,7 +345,12 @@ def main():
         # The newest first: most people look there, and a mistake shows within a minute.
         for interpreter in reversed(taken):
             work[suite_job(interpreter)] = ("suite", interpreter)
-    results = {"wheel": None, "rust": None, "suites": {}, "conformance": None, "table": {}}
+    if "fallbacks" in parts:
+        work[rust_fallback_job()] = ("rust fallback", None)
+        for features in FEATURES:
+            for interpreter in taken[-1:] + taken[:-1][:1]:
+                work[suite_job(interpreter, features)] = ("fallback", (interpreter, features))
+    results = {"wheel": None, "rust": None, "suites": {}, "fallbacks": {}, "conformance": None, "table": {}}
     count = [0, len(work) + ("conformance" in parts)]
 
     def ended(job):
@@ -323,6 +360,10 @@ def main():
             tally = results["wheel"] = wheel_tally(job)
         elif kind == "rust":
             tally = results["rust"] = rust_tally(job)
+        elif kind == "rust fallback":
+            tally = results["fallbacks"][job.name] = rust_tally(job)
+        elif kind == "fallback":
+            tally = results["fallbacks"][job.name] = suite_tally(job, *interpreter)
         elif kind == "suite":
             tally = results["suites"][interpreter.tag] = suite_tally(job, interpreter)
         else:

@@ -8,8 +8,14 @@ import textwrap
 import time
 import uuid
 
+import pytest
+
 MARK = "SHARED_NUMPY_TEST_PROGRAM"
 TRACKER = "shared-numpy-tracker"
+# What SHARED_NUMPY_DISABLE says; `ci/matrix.py` has the array tests run without each feature.
+DISABLED = [each.strip() for each in os.environ.get("SHARED_NUMPY_DISABLE", "").split(",") if each.strip()]
+needs_tracker = pytest.mark.skipif(
+    "tracker" in DISABLED, reason="SHARED_NUMPY_DISABLE=tracker: what a process sent is out of reach when it has ended")
 # For what has to happen, however busy the machine is.
 PATIENCE_S = 60
 
@@ -83,10 +89,11 @@ def users_of(files):
 
 def trackers_of(files):
     """The members trackers among the processes that have one of these files."""
-    return [pid for pid in users_of(files) if _argv(pid)[1:] == ["members"]]
+    return [pid for pid in users_of(files) if argv(pid)[1:] == ["members"]]
 
 
-def _argv(pid):
+def argv(pid):
+    """The command line of a process; empty when it has ended."""
     try:
         with open("/proc/{}/cmdline".format(pid)) as line:
             return line.read().rstrip("\0").split("\0")

@@ -17,6 +17,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy import _core, reduction  # noqa: E402
+from programs import needs_tracker  # noqa: E402
 from test_array import SAMPLES, address_of, exists, in_use, memory_of, name_of, same  # noqa: E402
 
 
@@ -403,6 +404,7 @@ def test_process_arguments(context):
     a.unlink()
 
 
+@needs_tracker
 def test_pipe(context):
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=send_and_exit, args=(send,))

@@ -1,13 +1,12 @@
 """Many arrays, many processes, little address space, a small /dev/shm."""
 
-import os
 import subprocess
 
 import pytest
 
 pytest.importorskip("numpy")
 
-from programs import mem_available, run
+from programs import DISABLED, mem_available, run
 
 
 def test_100000_arrays_with_64_descriptors(tmp_path):
@@ -167,7 +166,7 @@ def _written(tmp_path, script):
     return str(path)
 
 
-@pytest.mark.skipif("memfd" in os.environ.get("SHARED_NUMPY_DISABLE", ""), reason="it is about memfd")
+@pytest.mark.skipif("memfd" in DISABLED, reason="SHARED_NUMPY_DISABLE=memfd: it is about memfd")
 def test_a_gigabyte_with_a_small_dev_shm(tmp_path):
     if mem_available() < 3 << 30:
         pytest.skip("less than 3 GiB of memory are available")
@@ -186,7 +185,7 @@ def test_a_gigabyte_with_a_small_dev_shm(tmp_path):
 def test_a_full_dev_shm_without_memfd(tmp_path):
     """Errors with figures, no SIGBUS, and what is small goes on: alone, in forks, between processes."""
     out = in_small_shm(tmp_path, """
-        import errno, multiprocessing, os, pickle
+        import errno, os, pickle, subprocess, sys
         from multiprocessing.reduction import ForkingPickler
         import shared_numpy as snp
 
@@ -207,35 +206,35 @@ def test_a_full_dev_shm_without_memfd(tmp_path):
                     break
                 arrays.append(a)
                 assert len(arrays) < 300000
-            # Nothing is left for others either: forks, queues and children.
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    good = (kept == 3).all() and all(each[0] == 1 for each in arrays)
-                    kept[1] = 3
-                    full(size)
-                    status = 0 if good else 2
-                finally:
-                    os._exit(status)
-            assert os.waitpid(pid, 0)[1] == 0
-            data = ForkingPickler.dumps(kept)
+            assert len(arrays) * size > 1 << 20, (len(arrays), size)
+            data = bytes(ForkingPickler.dumps(kept))
             assert (pickle.loads(data) == 3).all()
             assert (kept == 3).all() and all((each == 1).all() for each in arrays)
-            assert len(arrays) * size > 1 << 20, (len(arrays), size)
-            del arrays, a
+            del arrays
             again = full(size)
             assert again.sum() == size and (kept == 3).all()
             del again
-    """, SHARED_NUMPY_DISABLE=_also("memfd"))
+        # Nothing is left for others either: a forked child, and one that is started anew.
+        snp.trim()
+        arrays = [full(1 << 16) for _ in range(256)]
+        code = "import shared_numpy as snp\\ntry: snp.ones(5)\\nexcept OSError as error: print(error.errno)"
+        assert subprocess.check_output([sys.executable, "-c", code]) == b"28\\n"
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                good = (kept == 3).all() and all(each is None or (each == 1).all() for each in arrays)
+                kept[1] = 4
+                status = 0 if good and full(1 << 16) is None else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert kept[1] == 4 and all(each is None or (each == 1).all() for each in arrays)
+    """, SHARED_NUMPY_DISABLE=",".join(DISABLED + ["memfd"]))
     lines = out.splitlines()
     assert lines[0].startswith("refused 1048576")
     # What was asked and what is free.
     assert str(1 << 30) in lines[0] or "1.0 GiB" in lines[0], lines[0]
-
-
-def _also(*features):
-    return ",".join([os.environ.get("SHARED_NUMPY_DISABLE", "")] + list(features)).lstrip(",")
 
 
 # -- limits -----------------------------------------------------------------------------

@@ -121,13 +121,14 @@ impl Owned {
         let size = plan.size_bytes()?;
         let len = usize::try_from(size).map_err(|_| os(Errno::OVERFLOW))?;
         let row_bytes = (layout.row_words * WORD_BYTES) as u64;
+        let fixed_bytes = layout.block_table as u64 + 2 * row_bytes;
         for (offset, bytes) in [
             (0, layout.block_table as u64),
             (layout.row_word(TOKEN_ROW, 0) as u64, row_bytes),
             (layout.row_word(me.slot, 0) as u64, row_bytes),
         ] {
             anon::commit(&fd, offset, bytes, &mut || true)
-                .map_err(|errno| no_space(errno, size, &fd))?;
+                .map_err(|errno| no_space(errno, fixed_bytes, &fd))?;
         }
         point("segment.committed");
         anon::seal(&fd).map_err(os)?;
