@@ -16,7 +16,7 @@
 //!
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),
-//! `growth` (what pools ask before they grow), [`stats`].
+//! `growth` (what pools ask before they grow), `presence` (what locks ask), [`stats`].
 //!
 //! Where this differs from the design's rule P5: no socket is passed in the handlers. The
 //! tracker sees a forked child in the family's slots, which the parent writes before the
@@ -28,6 +28,7 @@ mod fork;
 mod growth;
 pub mod handle;
 mod membership;
+mod presence;
 mod registry;
 pub mod stats;
 
@@ -38,6 +39,7 @@ use std::sync::Arc;
 pub use self::exchange::{Sent, address, come_home, receive};
 pub use self::handle::Handle;
 pub use self::membership::join;
+pub use self::presence::Presence;
 use self::registry::{HeldBlock, SegmentId, lock};
 pub use self::stats::{drop_inherited, stats, trim};
 use crate::error::{Error, Result};
