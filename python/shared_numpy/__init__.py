@@ -13,8 +13,17 @@ import sys
 __path__ = [os.path.abspath(entry) for entry in __path__]
 
 __all__ = [
+    "AbandonedLock",
+    "AtomicInt",
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
     "ForeignHandle",
+    "Lock",
     "Queue",
+    "RLock",
+    "Semaphore",
     "SharedNDArray",
     "StaleHandle",
     "TrackerUnavailable",
@@ -45,8 +54,17 @@ __all__ = [
 
 # Public name -> the submodule that defines it; None for a submodule itself.
 _HOME = {
+    "AbandonedLock": "synchronize",
+    "AtomicInt": "synchronize",
+    "Barrier": "synchronize",
+    "BoundedSemaphore": "synchronize",
+    "Condition": "synchronize",
+    "Event": "synchronize",
     "ForeignHandle": "memory",
+    "Lock": "synchronize",
     "Queue": "queue",
+    "RLock": "synchronize",
+    "Semaphore": "synchronize",
     "SharedNDArray": "arrays",
     "StaleHandle": "memory",
     "TrackerUnavailable": "memory",
@@ -73,6 +91,7 @@ _HOME = {
     "semaphore_tracker": None,
     "shared_memory": None,
     "stats": "memory",
+    "synchronize": None,
     "trim": "memory",
     "uninstall": "_install",
     "unlink": "named",

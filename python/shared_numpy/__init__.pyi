@@ -7,6 +7,7 @@ from . import reduction as reduction
 from . import resource_tracker as resource_tracker
 from . import semaphore_tracker as semaphore_tracker
 from . import shared_memory as shared_memory
+from . import synchronize as synchronize
 from ._core import __version__ as __version__
 from ._install import install as install
 from ._install import uninstall as uninstall
@@ -33,10 +34,30 @@ from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
 from .queue import Queue as Queue
+from .synchronize import (
+    AbandonedLock as AbandonedLock,
+    AtomicInt as AtomicInt,
+    Barrier as Barrier,
+    BoundedSemaphore as BoundedSemaphore,
+    Condition as Condition,
+    Event as Event,
+    Lock as Lock,
+    RLock as RLock,
+    Semaphore as Semaphore,
+)
 
 __all__ = [
+    "AbandonedLock",
+    "AtomicInt",
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
     "ForeignHandle",
+    "Lock",
     "Queue",
+    "RLock",
+    "Semaphore",
     "SharedNDArray",
     "StaleHandle",
     "TrackerUnavailable",

@@ -11,10 +11,17 @@ import numpy as np
 from typing_extensions import Literal, Never, TypeAlias, disjoint_base, final
 
 __all__ = [
+    "AbandonedLock",
+    "BarrierCell",
+    "ConditionCell",
+    "EventCell",
     "Exporter",
     "ForeignHandle",
+    "IntegerCell",
     "ListBase",
     "NamedArray",
+    "SEM_VALUE_MAX",
+    "SemLock",
     "Sent",
     "StaleHandle",
     "Tracker",
@@ -254,6 +261,110 @@ def named_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[NamedArray,
 
 def named_unlink(name: _Name, owner: int | None) -> _Identity:
     """Removes the name of a named array. ValueError for another segment."""
+
+# --- Locks and their kin ---
+
+SEM_VALUE_MAX: int
+
+class AbandonedLock(RuntimeError):
+    """A process died that had the lock: what the lock guards may be half done."""
+
+@final
+class SemLock:
+    """A lock (kind 0), a re-entrant one (1), a semaphore (2), a bounded one (3)."""
+
+    def __new__(cls, kind: int, value: int, raises: bool = False) -> SemLock: ...
+    @staticmethod
+    def open(handle: bytes, kind: int, raises: bool) -> SemLock:
+        """The object that a handle leads to. RuntimeError for a handle of something else; as `array_open`."""
+
+    def send(self) -> tuple[bytes, Sent]:
+        """A handle, which holds the memory until it is received."""
+
+    def acquire(self, block: object = True, timeout: float | None = None) -> bool:
+        """Acquires; whether it could in time. AbandonedLock."""
+
+    def acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool:
+        """As `acquire`, without an exception for what a dead process had."""
+
+    def release(self) -> None:
+        """Releases. ValueError when it is free, AssertionError for another thread's re-entrant lock."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *_args: object) -> None: ...
+    def _is_mine(self) -> bool: ...
+    def _count(self) -> int: ...
+    def _get_value(self) -> int: ...
+    @property
+    def abandoned(self) -> bool:
+        """Whether an owner died, and nobody has released it since."""
+
+@final
+class ConditionCell:
+    """The places where threads wait for a notify."""
+
+    def __new__(cls, places: int) -> ConditionCell: ...
+    @staticmethod
+    def open(handle: bytes) -> ConditionCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    def waiting(self) -> int:
+        """How many wait and are not notified."""
+
+    def wait(self, lock: SemLock, timeout: float | None = None) -> bool:
+        """Lets go of the lock, waits, acquires it again; whether notified."""
+
+    def notify(self, count: int) -> int:
+        """Tells up to `count` of those who wait; how many."""
+
+@final
+class EventCell:
+    """A flag to wait for."""
+
+    def __new__(cls) -> EventCell: ...
+    @staticmethod
+    def open(handle: bytes) -> EventCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is set; whether it was in time."""
+
+@final
+class BarrierCell:
+    """A number of parties that wait for one another."""
+
+    def __new__(cls, parties: int) -> BarrierCell: ...
+    @staticmethod
+    def open(handle: bytes) -> BarrierCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def broken(self) -> bool: ...
+    def wait(self, timeout: float | None, action: Callable[[], object] | None) -> int | None:
+        """How many had arrived before, when all have; None when it broke."""
+
+    def abort(self) -> None: ...
+    def reset(self) -> None: ...
+
+@final
+class IntegerCell:
+    """An integer of 64 bits."""
+
+    def __new__(cls, value: int) -> IntegerCell: ...
+    @staticmethod
+    def open(handle: bytes) -> IntegerCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    def load(self) -> int: ...
+    def store(self, value: int) -> None: ...
+    def exchange(self, value: int) -> int: ...
+    def add(self, delta: int = 1) -> int:
+        """The sum. OverflowError, and nothing done, beyond 64 bits."""
+
+    def compare_exchange(self, expected: int, value: int) -> bool: ...
 
 # --- Families ---
 

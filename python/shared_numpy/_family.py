@@ -71,9 +71,14 @@ def open_array(handle, itemsize):
     try:
         return _core.array_open(handle, itemsize)
     except _core.UnknownFamily:
-        # The key may have changed since it was told.
-        _core.join_family(handle, _cookie())
+        join(handle)
     return _core.array_open(handle, itemsize)
+
+
+def join(handle):
+    """Becomes a guest in the family of a handle; `ForeignHandle` when that cannot be."""
+    # The key may have changed since it was told.
+    _core.join_family(handle, _cookie())
 
 
 _configure()

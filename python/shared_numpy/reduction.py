@@ -24,12 +24,14 @@ from . import _family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List  # noqa: F401
+    from typing import Any, Callable, List  # noqa: F401
 
 __all__ = ["dumps", "loads", "register", "Published"]
 
 # The classes that are sent by handle.
 _classes = []  # type: List[type]
+# Reducers of other objects than arrays that take a `Published`.
+_reducers = []  # type: List[Callable[..., Any]]
 # Whose picklers lead to worker processes and are not multiprocessing's. They are never
 # imported here; the first two let us register reducers, of the last we see the calls.
 _LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
@@ -84,11 +86,12 @@ class _Pickler(ForkingPickler):
     def __init__(self, buffer, published):
         super().__init__(buffer)
 
-        def reduce(a):
-            return _reduce(a, published)
+        def noting(reduce):
+            return lambda a: reduce(a, published)
         # A copy of this pickler's own; `register` may have been told of classes of users.
-        ours = [cls for cls, known in self.dispatch_table.items() if known is _reduce]
-        self.dispatch_table.update(dict.fromkeys(ours, reduce))
+        ours = {cls: noting(known) for cls, known in self.dispatch_table.items()
+                if known is _reduce or known in _reducers}
+        self.dispatch_table.update(ours)
 
 
 def loads(data):
@@ -101,6 +104,13 @@ def register(cls):
     ForkingPickler.register(cls, _reduce)
     _classes.append(cls)
     _register_with_loky()
+
+
+def register_reducer(cls, reduce):
+    """Lets ``multiprocessing`` send objects of exactly the class `cls` as `reduce(obj, published)`
+    says, which adds to `published`, where that is not None, what can be withdrawn."""
+    ForkingPickler.register(cls, reduce)
+    _reducers.append(reduce)
 
 
 def _register_with_loky():

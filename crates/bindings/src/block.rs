@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use shared_numpy_core::error::Error;
-use shared_numpy_core::participation::{self, Hold, Sent};
+use shared_numpy_core::participation::{self, Handle, Hold, Sent};
 use shared_numpy_core::view;
 
 use crate::error::exception;
@@ -56,6 +56,16 @@ pub(crate) fn allocate(py: Python<'_>, nbytes: usize, is_zeroed: bool) -> PyResu
     Ok(hold)
 }
 
+/// A handle of a block, and what takes it back.
+pub(crate) fn send(py: Python<'_>, hold: &Hold) -> PyResult<(Handle, Sent)> {
+    at_hand_or_waiting(py, |keep_going| hold.send(keep_going))
+}
+
+/// The block that a handle leads to.
+pub(crate) fn receive(py: Python<'_>, handle: &Handle) -> PyResult<Hold> {
+    at_hand_or_waiting(py, |keep_going| participation::receive(handle, keep_going))
+}
+
 /// The first `nbytes` bytes of a block as a buffer that holds it.
 pub(crate) fn export(py: Python<'_>, hold: Hold, nbytes: usize) -> PyResult<Bound<'_, PyAny>> {
     exporter::new_block(py, hold, nbytes)
@@ -70,8 +80,14 @@ fn block_create(py: Python<'_>, nbytes: usize, zeroed: bool) -> PyResult<Bound<'
 
 /// That a handle was made; what it holds can be taken back.
 #[pyclass(module = "shared_numpy._core", name = "Sent", frozen)]
-struct PySent {
+pub(crate) struct PySent {
     sent: Sent,
+}
+
+impl PySent {
+    pub(crate) fn new(sent: Sent) -> Self {
+        PySent { sent }
+    }
 }
 
 #[pymethods]
@@ -130,7 +146,7 @@ fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyB
     let (hold, len) = placed.hold()?;
     let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
     view::check(len as u64, placed.offset, &placed.axes, item_bytes).map_err(outside)?;
-    let (handle, sent) = at_hand_or_waiting(py, |keep_going| hold.send(keep_going))?;
+    let (handle, sent) = send(py, hold)?;
     let view = ViewHandle {
         handle,
         len_bytes: len as u64,
@@ -200,9 +216,7 @@ fn array_open<'py>(handle: &Bound<'py, PyAny>, itemsize: i64) -> PyResult<Opened
     let py = handle.py();
     let view = parse(handle)?;
     view::check(view.len_bytes, view.offset_bytes, &view.axes, itemsize).map_err(outside)?;
-    let hold = at_hand_or_waiting(py, |keep_going| {
-        participation::receive(&view.handle, keep_going)
-    })?;
+    let hold = receive(py, &view.handle)?;
     if view.len_bytes > hold.size_bytes() as u64 {
         return Err(PyValueError::new_err(
             "the handle of an array names more bytes than its memory has",

@@ -9,6 +9,7 @@ use shared_numpy_core::participation::{self, Options};
 use crate::block;
 use crate::error::exception;
 use crate::segment;
+use crate::sync;
 
 /// A family as Python has it: its identity, and what its members prove themselves with.
 type Address = ([u8; 16], [u8; 16]);
@@ -92,7 +93,9 @@ fn trim(py: Python<'_>, in_flight: bool) -> PyResult<u64> {
 /// blocks.
 #[pyfunction]
 fn drop_inherited(py: Python<'_>) -> PyResult<usize> {
-    segment::interruptible(py, usize::MAX, |_| participation::drop_inherited())
+    let dropped = segment::interruptible(py, usize::MAX, |_| participation::drop_inherited());
+    sync::note_drop();
+    dropped
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

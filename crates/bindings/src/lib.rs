@@ -24,6 +24,7 @@ mod ndarray;
 mod numpy;
 mod posixshmem;
 mod segment;
+mod sync;
 mod tracker;
 
 use pyo3::prelude::*;
@@ -42,6 +43,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ndarray::register(m)?;
     error::register(m)?;
     posixshmem::register(m)?;
+    sync::register(m)?;
     tracker::register(m)?;
     Ok(())
 }

@@ -56,14 +56,6 @@ impl Hold {
         in_one_process(keep_going, |keep_going| ensure_told(segment, keep_going))
     }
 
-    /// Who this process is in the block's family.
-    pub(crate) fn me(&self) -> Result<Participant> {
-        let mut registry = lock();
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
-        let family = local.family;
-        registry.families[family].ensure_me()
-    }
-
     /// Whether a participant of the block's family is gone, by proof.
     pub(crate) fn is_gone(&self, who: Participant) -> bool {
         let mut registry = lock();

@@ -16,8 +16,8 @@
 //!
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),
-//! [`contained`] (what queues need), `queues` (which queues are open here),
-//! `growth` (what pools ask before they grow), [`stats`].
+//! [`contained`] (what queues need), `queues` (which queues are open here), `presence` (what
+//! locks ask), `growth` (what pools ask before they grow), [`stats`].
 //!
 //! Where this differs from the design's rule P5: no socket is passed in the handlers. The
 //! tracker sees a forked child in the family's slots, which the parent writes before the
@@ -30,6 +30,7 @@ mod fork;
 mod growth;
 pub mod handle;
 mod membership;
+mod presence;
 pub(crate) mod queues;
 mod registry;
 pub mod stats;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 pub use self::exchange::{Sent, address, come_home, receive};
 pub use self::handle::Handle;
 pub use self::membership::join;
+pub use self::presence::Presence;
 use self::registry::{HeldBlock, SegmentId, lock};
 pub use self::stats::{drop_inherited, stats, trim};
 use crate::error::{Error, Result};
