@@ -101,6 +101,7 @@ def memory_of(a):
 
 def exists(name):
     """Whether somebody holds the memory of that name."""
+    _core.stats()  # looks first: what was sent may be found to be gone only then
     try:
         _core.array_open(name, 1)
     except _core.StaleHandle:

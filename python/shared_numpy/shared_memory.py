@@ -12,7 +12,6 @@ guaranteed beyond it:
 - the name of an array (``a.shm.name``) leads to its memory in the program that has it.
 """
 
-import errno
 import os
 
 from . import _core
@@ -301,6 +300,7 @@ def _memory_of_array(name, readonly):
         from . import named
         memory = named.open_name(name)[0]
     except (LookupError, ValueError, ImportError) as error:
+        import errno
         raise FileNotFoundError(
             errno.ENOENT, "no such array: {}".format(error), "/" + name.lstrip("/")) from error
     return named.without_writing(memory) if readonly else memory

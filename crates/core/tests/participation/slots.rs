@@ -120,7 +120,8 @@ mod scenarios {
         }));
         drop(other);
         let _ = participation::trim(true);
-        assert!(is_refused(participation::stats().unwrap_err()));
+        // It is told what it has all the same.
+        assert!(participation::stats().unwrap().in_use_bytes > 0);
         assert!(is_refused(
             participation::allocate(100, &mut || true).unwrap_err()
         ));
