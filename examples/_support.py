@@ -145,14 +145,25 @@ def check_alive(processes):
 def begin_child():
     """First call of each child. Ctrl-C reaches all processes of a terminal: the main process answers it, and ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_when_orphaned, args=(os.getppid(),), daemon=True).start()
+    # Not os.getppid(): that may be a fork server, or nobody's any more.
+    main = multiprocessing.current_process()._parent_pid
+    threading.Thread(target=_end_when_orphaned, args=(main,), daemon=True).start()
 
 
-def _end_when_orphaned(parent):
+def _end_when_orphaned(main):
     """If the main process was killed nobody reads any more, and each queue would keep its writers waiting for ever."""
-    while os.getppid() == parent:
+    while _runs(main):
         time.sleep(ORPHAN_CHECK_S)
     os._exit(1)
+
+
+def _runs(pid):
+    """Whether there is such a process, and it is not one that has ended and waits for being collected."""
+    try:
+        with open("/proc/{}/stat".format(pid)) as stream:
+            return stream.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def end(processes):

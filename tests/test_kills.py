@@ -81,7 +81,8 @@ def test_a_whole_program_killed_at_once(tmp_path):
     with Program(tmp_path, FAMILY) as program:
         names = started(program)
         files = program.files()
-        assert files and len(trackers_of(files)) == 1
+        # A second one, started at the same moment, is on its way out.
+        assert files and soon(lambda: len(trackers_of(files)) == 1)
         assert len(program.processes()) >= 6
         # Not the standard library's: nobody else removes the names of its semaphores.
         program.kill(spare=[pid for pid in program.processes() if "_tracker import main" in " ".join(argv(pid))])
@@ -133,7 +134,7 @@ def test_a_program_that_ends_leaves_no_process(tmp_path, end):
         program.line()
         files = program.files()
         assert files
-        assert len(trackers_of(files)) == 1
+        assert soon(lambda: len(trackers_of(files)) == 1)
         program.tell()
         program.end()
         nothing_is_left(program, files, [])
@@ -176,6 +177,7 @@ def test_a_killed_tracker_is_replaced(tmp_path):
         seen = set()
         for turn in range(4):
             files = program.files()
+            assert soon(lambda files=files: len(trackers_of(files)) == 1)
             tracker, = trackers_of(files)
             assert tracker not in seen
             seen.add(tracker)
