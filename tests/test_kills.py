@@ -69,6 +69,15 @@ def started(program):
     return lines[1].split()[1:]
 
 
+@pytest.fixture
+def names():
+    """Names of named memory, to be removed at the end: where the trackers are killed nobody else does."""
+    made = []
+    yield made
+    for name in shm(made):
+        os.unlink("/dev/shm/" + name)
+
+
 def nothing_is_left(program, files, names):
     assert soon(lambda: not program.processes()), program.processes()
     assert users_of(files) == []
@@ -76,25 +85,23 @@ def nothing_is_left(program, files, names):
 
 
 @needs_tracker
-def test_a_whole_program_killed_at_once(tmp_path):
+def test_a_whole_program_killed_at_once(tmp_path, names):
     """Trackers too: nobody is left to clean up, and there is nothing to clean up, but names."""
     with Program(tmp_path, FAMILY) as program:
-        names = started(program)
+        names += started(program)
         files = program.files()
-        # A second one, started at the same moment, is on its way out.
-        assert files and soon(lambda: len(trackers_of(files)) == 1)
+        # One for each family: a process that was not forked, and made arrays before it received any, has its own.
+        assert files and 1 <= len(trackers_of(files)) <= 3
         assert len(program.processes()) >= 6
         # Not the standard library's: nobody else removes the names of its semaphores.
         program.kill(spare=[pid for pid in program.processes() if "_tracker import main" in " ".join(argv(pid))])
         nothing_is_left(program, files, [])
-    for name in shm(names):
-        os.unlink("/dev/shm/" + name)  # no process was left that could have
 
 
-def test_all_but_the_trackers_killed(tmp_path):
+def test_all_but_the_trackers_killed(tmp_path, names):
     """The trackers end by themselves when they have seen to everything."""
     with Program(tmp_path, FAMILY) as program:
-        names = started(program)
+        names += started(program)
         files = program.files()
         trackers = [pid for pid in program.processes()
                     if os.path.basename(os.readlink("/proc/{}/exe".format(pid))).startswith("shared-numpy")]
@@ -102,8 +109,6 @@ def test_all_but_the_trackers_killed(tmp_path):
         theirs = [pid for pid in program.processes() if "_tracker import main" in " ".join(argv(pid))]
         program.kill(spare=trackers + theirs)
         nothing_is_left(program, files, [] if WITHOUT_TRACKER else names)
-    for name in shm(names):
-        os.unlink("/dev/shm/" + name)
 
 
 @needs_tracker
@@ -134,7 +139,7 @@ def test_a_program_that_ends_leaves_no_process(tmp_path, end):
         program.line()
         files = program.files()
         assert files
-        assert soon(lambda: len(trackers_of(files)) == 1)
+        assert trackers_of(files)
         program.tell()
         program.end()
         nothing_is_left(program, files, [])
@@ -176,8 +181,8 @@ def test_a_killed_tracker_is_replaced(tmp_path):
         assert program.line() == "done"
         seen = set()
         for turn in range(4):
+            assert soon(lambda: len(trackers_of(program.files())) == 1)
             files = program.files()
-            assert soon(lambda files=files: len(trackers_of(files)) == 1)
             tracker, = trackers_of(files)
             assert tracker not in seen
             seen.add(tracker)
