@@ -13,7 +13,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy.shared_memory import SharedMemory  # noqa: E402
-from programs import run  # noqa: E402
+from programs import DISABLED, needs_tracker, run  # noqa: E402
 from test_array import in_use, memory_of  # noqa: E402
 
 # -- multiprocessing's queues -------------------------------------------------------------
@@ -26,6 +26,7 @@ def work(queue, back):
     back.put((type(a).__name__, type(frame).__name__, a[1:], snp.full(4, 9.0)))
 
 
+@needs_tracker
 def test_plain_queues(context):
     queue, back = context.Queue(), context.Queue()
     process = context.Process(target=work, args=(queue, back))
@@ -198,6 +199,8 @@ def fill(name, value):
 
 def test_the_name_of_an_array_opens_as_shared_memory(context):
     """What programs did before: `SharedMemory(a.shm.name)` in the worker."""
+    if "tracker" in DISABLED and context.get_start_method() != "fork":
+        pytest.skip("SHARED_NUMPY_DISABLE=tracker: a name does not tell which process to ask")
     a = snp.zeros(100)
     process = context.Process(target=fill, args=(a.shm.name, 7.5))
     process.start()
