@@ -170,8 +170,12 @@ def _private_memory():
                       "shared_numpy.array(...) or shared_numpy.ndarray(...)")
 
 
+def _has_pointers(dtype):
+    return dtype.hasobject or dtype.flags & _POINTER_FLAGS or dtype.kind == "T"
+
+
 def _refuse_pointers(dtype):
-    if dtype.hasobject or dtype.flags & _POINTER_FLAGS or dtype.kind == "T":
+    if _has_pointers(dtype):
         raise TypeError(
             "dtype {!r} cannot be shared: its items are references to objects of one "
             "process; use a dtype of fixed size (for text 'U20' or 'S20', for mixed "

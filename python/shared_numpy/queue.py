@@ -1,102 +1,140 @@
-"""A queue between processes that passes shared arrays by handle.
+"""Queues between processes, in shared memory, that pass arrays by handle.
 
-What is guaranteed beyond ``multiprocessing.Queue``, on which it stands:
+What is guaranteed beyond ``multiprocessing``'s queues:
 
-- An object is pickled by `Queue.put`, in the caller: what cannot be pickled raises
-  there and leaves the queue usable, later changes to the object are not sent, and
-  the producer may drop or close its arrays, or exit, as soon as `put` has returned.
-- A shared array that was not put after all (the queue was full) is not kept.
+- When `put` has returned the object is in the queue, whatever becomes of the process that
+  put it; what cannot be pickled raises there and leaves the queue usable. There is no
+  feeder thread: later changes to the object are not sent, no exit waits for anything.
+- `Full`, `Empty` and `qsize` are exact. An object whose consumer dies before it has got it
+  goes to the next consumer. Nobody waits for the dead: the locks of a process that was
+  killed are taken over, and a wait that nobody is left to end raises `PeerDied`.
+- Shared arrays, also inside other objects, arrive as views of the same memory. Other
+  arrays, and the buffers of pickles of protocol 5, are copied once, on their way in.
+- A queue can be sent at any time by ``multiprocessing``'s pickler, under each start method;
+  its memory, and that of what is in it, comes back with the last process that has it.
 """
 
-import multiprocessing
-import multiprocessing.queues
+import atexit
+import pickle
+from multiprocessing import context, util
 from queue import Empty, Full
 
+from . import _core
+from . import _family
+from . import arrays
 from . import reduction
+from ._waiting import AsyncWaits
 
-__all__ = ["Queue", "Empty", "Full"]
+__all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
+
+PeerDied = _core.PeerDied
+
+_tools = _core.QueueTools(reduction.dumps_for_queue, pickle.loads, arrays.array, Empty, Full)
 
 
-class Queue(multiprocessing.queues.Queue):
+class _Queue(_core.Queue):
+    """What all queues have in common: how they are made, sent and told."""
+
+    def __reduce_ex__(self, protocol):
+        # Subclasses, which ForkingPickler does not know; it is they or plain pickle.
+        context.assert_spawning(self)
+        return _reduce(self)
+
+    def __repr__(self):
+        return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
+
+
+class Queue(AsyncWaits, _Queue):
     """A first-in, first-out queue for many producers and consumers.
 
     Parameters
     ----------
     maxsize : int
-        How many objects it holds; as many as the system allows if 0 or less.
-    ctx : multiprocessing context, optional
-        Says how processes are started; the default one otherwise.
+        How many objects it holds; as many as memory allows if 0 or less.
 
-    The interface is that of ``multiprocessing.Queue``: `put`, `get`, `put_nowait`,
-    `get_nowait`, `qsize`, `empty`, `full`, `close`, `join_thread` and
-    `cancel_join_thread`; it can be an argument of a ``Process``. Shared arrays,
-    also inside other objects, arrive as views of the same memory; ordinary
-    arrays and everything else arrive by value.
+    The interface is that of ``multiprocessing.Queue``, with `put_many` and `get_many` for
+    batches and `aput` and `aget` for asyncio.
     """
 
-    def __init__(self, maxsize=0, *, ctx=None):
-        super().__init__(maxsize, ctx=multiprocessing.get_context() if ctx is None else ctx)
+    def __init__(self, maxsize=0):
+        self._create(max(maxsize, 0), _tools)
 
-    def put(self, obj, block=True, timeout=None):
-        """Appends an object; waits for room if need be.
 
-        Parameters
-        ----------
-        obj : object
-            Anything that can be pickled.
-        block : bool
-            Whether to wait for room.
-        timeout : float, optional
-            How long to wait at most, in seconds.
+class JoinableQueue(Queue):
+    """A `Queue` that knows when all its objects are done with.
 
-        Raises
-        ------
-        Full
-            There was no room in time.
-        ValueError
-            The queue was closed (an AssertionError before Python 3.8).
-        Exception
-            What pickling raises.
-        """
-        data, published = reduction.dumps(obj)
-        try:
-            super().put(data, block, timeout)
-        except BaseException:
-            # Also what a signal's handler raised, while waiting for room or just after.
-            self._take_back(data, published)
-            raise
+    For each object that was got the consumer calls `task_done`; `join` waits for as many
+    calls as there were objects.
+    """
 
-    def _take_back(self, data, published):
-        """Undoes a `put` that failed, wherever it was, unless the feeder has `data` already."""
-        if not published:
-            return
-        try:
-            # No other entry is equal: each handle that holds something is another.
-            self._buffer.remove(data)
-        except ValueError:
-            pass
-        else:
-            self._sem.release()
-        published.withdraw()
+    def task_done(self):
+        """Tells that one object is done with; ValueError when all are already."""
+        self._task_done()
 
-    def get(self, block=True, timeout=None):
-        """Removes and returns the oldest object; waits for one if need be.
+    def join(self, timeout=None):
+        """Waits until all objects are done with.
 
         Parameters
         ----------
-        block : bool
-            Whether to wait.
         timeout : float, optional
             How long to wait at most, in seconds.
 
+        Returns
+        -------
+        bool
+            Whether they are; False when the time is over.
+
         Raises
         ------
-        Empty
-            Nothing came in time.
-        StaleHandle, FileNotFoundError
-            The object held an array whose memory is gone, or a named array whose name is;
-            the object is lost.
-        Exception
-            What unpickling raises.
+        PeerDied
+            Some are not, and nobody is left who could do what is to be done.
         """
-        return reduction.loads(super().get(block, timeout))
+        return self._join(timeout)
+
+
+class SimpleQueue(_Queue):
+    """A queue without a limit, of which `put`, `get`, `empty` and `close` are all there is
+    in ``multiprocessing``'s; ours takes what `Queue` takes.
+    """
+
+    def __init__(self):
+        self._create(0, _tools)
+
+
+def _reduce(queue, published=None):
+    """The queue by handle, as a pickler wants it."""
+    handle, sent = queue._send()
+    if published is not None:
+        published._sent.append(sent)
+    _family.export()
+    return _open, (type(queue), handle)
+
+
+def _open(cls, handle):
+    """The queue that a handle leads to.
+
+    Raises
+    ------
+    StaleHandle, ForeignHandle, TrackerUnavailable
+        As for arrays.
+    """
+    queue = cls.__new__(cls)
+    try:
+        queue._open(handle, _tools)
+    except _core.UnknownFamily:
+        _family.join(handle)
+        queue._open(handle, _tools)
+    return queue
+
+
+def _leave_at_exit(_=None):
+    # In children that multiprocessing started, which end without `atexit`'s functions.
+    util.Finalize(None, _core.leave_queues, exitpriority=-100)
+
+
+for _cls in (Queue, JoinableQueue, SimpleQueue):
+    reduction.register_reducer(_cls, _reduce)
+# An exit is no death: who waits in a queue goes on waiting for others.
+atexit.register(_core.leave_queues)
+_leave_at_exit()
+util.register_after_fork(_leave_at_exit, _leave_at_exit)

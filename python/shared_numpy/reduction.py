@@ -13,8 +13,11 @@ What is guaranteed:
   (the queue was full) can be taken back with `Published.withdraw`.
 """
 
+import copyreg
 import io
+import pickle
 import sys
+import weakref
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -26,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List  # noqa: F401
 
-__all__ = ["dumps", "loads", "register", "Published"]
+__all__ = ["dumps_for_queue", "register", "Published"]
 
 # The classes that are sent by handle.
 _classes = []  # type: List[type]
@@ -58,45 +61,134 @@ class Published:
             self._sent.pop().withdraw()
 
 
-def dumps(obj):
-    """Pickles `obj` with arrays by handle.
+def dumps_for_queue(obj):
+    """Pickles `obj` for a queue of ours, which `_core` has opened: arrays go beside the pickle.
 
     Returns
     -------
-    tuple of (bytes, Published)
+    tuple of (bytes, Published or None)
 
     Raises
     ------
     Exception
         What pickling raises; nothing is published then.
     """
-    published = Published()
-    buffer = io.BytesIO()
+    # One that another thread, or a put inside this one, uses is not there.
+    pickler = _free.pop() if _free else _QueuePickler(io.BytesIO())
     try:
-        _Pickler(buffer, published).dump(obj)
-        return buffer.getvalue(), published
+        pickler.dump(obj)
     except BaseException:
-        published.withdraw()
+        pickler.published.withdraw()
         raise
+    data = pickler.take()
+    published = pickler.published
+    if published:
+        pickler.published = Published()
+    else:
+        published = None
+    _free.append(pickler)
+    return data, published
 
 
-class _Pickler(ForkingPickler):
-    """Notes what its handles hold; not what an object sends elsewhere while it is pickled."""
+class _QueuePickler(pickle.Pickler):
+    """A pickler for one object after the other.
 
-    def __init__(self, buffer, published):
-        super().__init__(buffer)
+    Objects that have handles of their own (locks, queues, named arrays) note in `published`
+    what these hold.
+    """
 
-        def noting(reduce):
-            return lambda a: reduce(a, published)
-        # A copy of this pickler's own; `register` may have been told of classes of users.
-        ours = {cls: noting(known) for cls, known in self.dispatch_table.items()
-                if known is _reduce or known in _reducers}
-        self.dispatch_table.update(ours)
+    def __init__(self, buffer):
+        self._buffer = buffer
+        self.published = Published()
+        if _PROTOCOL < 5:
+            super().__init__(buffer, _PROTOCOL)
+        else:
+            super().__init__(buffer, _PROTOCOL, buffer_callback=_keep_in_band)
+        self.dispatch_table = _QueueTable(self)
+
+    def take(self):
+        """The pickle; nothing of it stays."""
+        data = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        self.clear_memo()
+        return data
 
 
-def loads(data):
-    """Unpickles what `dumps` made; raises what unpickling raises."""
-    return ForkingPickler.loads(data)
+class _QueueTable(dict):
+    """How objects are reduced: arrays by what is in this dictionary, which is quick; others as
+    ``multiprocessing`` and ``copyreg`` say at the time."""
+
+    def __init__(self, pickler):
+        super().__init__()
+        # Not a circle: picklers that failed are to go at once.
+        self._pickler = weakref.ref(pickler)
+        self[np.ndarray] = _core.queue_reduce
+        self[_arrays().SharedNDArray] = _core.queue_reduce
+
+    def __missing__(self, cls):
+        known = ForkingPickler._extra_reducers.get(cls)
+        if known is None:
+            return copyreg.dispatch_table[cls]  # KeyError: reduced as the class says
+        if known is _reduce:
+            return reduce_in_queue
+        if known in _reducers:
+            return self._noting(known)
+        return known
+
+    def _noting(self, reduce):
+        return lambda obj: reduce(obj, self._pickler().published)
+
+
+# Picklers that nobody uses at the moment.
+_free = []  # type: List[_QueuePickler]
+_PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 5)
+# Smaller buffers stay in the pickle, in bytes.
+_BLOCK_MIN = 16 << 10
+
+
+def _keep_in_band(buffer):
+    """Whether a buffer of a pickle is to stay in it; if not, it goes along in a block."""
+    try:
+        raw = buffer.raw()
+    except BufferError:
+        return True  # in pieces; pickle knows what to do, or says so
+    with raw:
+        if raw.nbytes < _BLOCK_MIN:
+            return True
+        block = _core.block_create(raw.nbytes, False)
+        with memoryview(block) as view:
+            view[:] = raw
+        _core.queue_add_buffer(block, raw.nbytes)
+    return False
+
+
+def reduce_in_queue(a):
+    """As a queue's pickler wants arrays that `_core` does not write by itself."""
+    cls = type(a)
+    shared = _arrays().SharedNDArray
+    if cls is np.ndarray:
+        if a.nbytes < _BLOCK_MIN or _arrays()._has_pointers(a.dtype):
+            return a.__reduce_ex__(_PROTOCOL)
+        a, writeable = _arrays().array(a), True
+    else:
+        writeable = a.flags.writeable
+    place = _core.queue_place(a)
+    if place is None:
+        return _reduce_elsewhere(a, None)
+    return _open_place, (place, _short(a.dtype), writeable, None if cls is shared else cls)
+
+
+def _open_place(place, dtype, writeable, cls):
+    """The array that a queue brought in a block.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The place does not fit the memory, or its dtype holds objects.
+    """
+    dtype = np.dtype(dtype)
+    return _view(_core.queue_open_place(place, dtype.itemsize), dtype, writeable, cls)
 
 
 def register(cls):
@@ -199,10 +291,15 @@ def _open(handle, dtype, writeable, cls):
     ValueError, TypeError
         The handle does not fit the memory, or its dtype holds objects.
     """
-    arrays = _arrays()
     dtype = np.dtype(dtype)
+    return _view(_family.open_array(handle, dtype.itemsize), dtype, writeable, cls)
+
+
+def _view(opened, dtype, writeable, cls):
+    """The array in memory that `_core` has opened."""
+    arrays = _arrays()
     arrays._refuse_pointers(dtype)
-    memory, offset, shape, strides = _family.open_array(handle, dtype.itemsize)
+    memory, offset, shape, strides = opened
     result = np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
     if not writeable:
         result.flags.writeable = False

@@ -113,7 +113,7 @@ impl ViewHandle {
 
 const CUT_SHORT: Error = Error::Damaged("a handle of an array that is cut short");
 
-fn put(bytes: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -121,7 +121,7 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-fn take(bytes: &mut &[u8]) -> Result<u64> {
+pub(crate) fn take(bytes: &mut &[u8]) -> Result<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or(CUT_SHORT)?;
@@ -140,10 +140,10 @@ fn take(bytes: &mut &[u8]) -> Result<u64> {
     ))
 }
 
-fn fold(number: i64) -> u64 {
+pub(crate) fn fold(number: i64) -> u64 {
     (number << 1 ^ number >> 63) as u64
 }
 
-fn unfold(number: u64) -> i64 {
+pub(crate) fn unfold(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
 }

@@ -15,7 +15,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::{exporter, list, maker, ndarray, numpy};
+use crate::{exporter, list, maker, ndarray, numpy, queue};
 
 /// The dictionary of modules of the interpreter that has this module; null before.
 ///
@@ -58,5 +58,6 @@ extern "C" fn forget() {
     maker::forget();
     ndarray::forget();
     numpy::forget();
+    queue::forget();
     MODULES.store(ptr::null_mut(), Ordering::Relaxed);
 }

@@ -23,6 +23,7 @@ mod named;
 mod ndarray;
 mod numpy;
 mod posixshmem;
+mod queue;
 mod segment;
 mod sync;
 mod tracker;
@@ -43,6 +44,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ndarray::register(m)?;
     error::register(m)?;
     posixshmem::register(m)?;
+    queue::register(m)?;
     sync::register(m)?;
     tracker::register(m)?;
     Ok(())

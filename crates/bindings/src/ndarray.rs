@@ -295,6 +295,105 @@ pub(crate) struct Layout {
     pub(crate) axes: Vec<(i64, i64)>,
 }
 
+/// Which of the two types that we know every detail of an object has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `numpy.ndarray` itself.
+    Ordinary,
+    /// `SharedNDArray` itself.
+    Shared,
+}
+
+/// An array of one of these two types, seen while it is kept alive and the GIL held.
+///
+/// Whoever lets other Python code run in between looks again.
+pub(crate) struct Seen<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) data: *mut u8,
+    pub(crate) lengths: &'a [ffi::Py_ssize_t],
+    pub(crate) strides: &'a [ffi::Py_ssize_t],
+    pub(crate) descr: *mut ffi::PyObject,
+    flags: c_int,
+}
+
+impl<'a> Seen<'a> {
+    /// Only axes, of an array whose other properties do not matter.
+    pub(crate) fn of_axes(lengths: &'a [ffi::Py_ssize_t], strides: &'a [ffi::Py_ssize_t]) -> Self {
+        Seen {
+            kind: Kind::Ordinary,
+            data: ptr::null_mut(),
+            lengths,
+            strides,
+            descr: ptr::null_mut(),
+            flags: numpy::WRITEABLE,
+        }
+    }
+
+    pub(crate) fn is_c_contiguous(&self) -> bool {
+        self.flags & numpy::C_CONTIGUOUS != 0
+    }
+
+    pub(crate) fn is_f_contiguous(&self) -> bool {
+        self.flags & numpy::F_CONTIGUOUS != 0
+    }
+
+    pub(crate) fn is_writeable(&self) -> bool {
+        self.flags & numpy::WRITEABLE != 0
+    }
+}
+
+/// The array behind `object`, unless it is something else, or of a derived type.
+#[inline]
+pub(crate) fn see<'a>(object: &'a Bound<'_, PyAny>) -> Option<Seen<'a>> {
+    let ty = object.get_type_ptr();
+    let kind = if ty == NDARRAY.load(Ordering::Relaxed) {
+        Kind::Ordinary
+    } else if ty == SHARED.load(Ordering::Relaxed) {
+        Kind::Shared
+    } else {
+        return None;
+    };
+    // SAFETY: the type was compared: an array, which has these fields, and which the
+    // reference keeps alive.
+    let fields = unsafe { &*object.as_ptr().cast::<ArrayFields>() };
+    let nd = usize::try_from(fields.nd).unwrap_or(0);
+    let axes = |start: *mut ffi::Py_ssize_t| -> &'a [ffi::Py_ssize_t] {
+        if nd == 0 {
+            return &[]; // the pointer may be null then
+        }
+        // SAFETY: an array has `nd` lengths and as many strides, which change under the
+        // GIL only, when Python code runs.
+        unsafe { std::slice::from_raw_parts(start, nd) }
+    };
+    Some(Seen {
+        kind,
+        data: fields.data.cast(),
+        lengths: axes(fields.dimensions),
+        strides: axes(fields.strides),
+        descr: fields.descr,
+        flags: fields.flags,
+    })
+}
+
+/// The exporter of the memory of `array`, which [`see`] knows, if it has one.
+#[inline]
+pub(crate) fn exporter_of<'py>(array: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    see(array)?;
+    // SAFETY: an array, as was just found out; the GIL is held.
+    let exporter = unsafe { exporter_behind(array.as_ptr()) };
+    // SAFETY: null, or kept alive by the array; adds a reference.
+    unsafe { Bound::from_borrowed_ptr_or_opt(array.py(), exporter) }
+}
+
+/// Forbids writing to `array`, which [`see`] knows and nobody else has seen yet.
+pub(crate) fn freeze(array: &Bound<'_, PyAny>) {
+    if see(array).is_some() {
+        let fields = array.as_ptr().cast::<ArrayFields>();
+        // SAFETY: an array has these fields; NumPy's own function does the same.
+        unsafe { (*fields).flags &= !numpy::WRITEABLE };
+    }
+}
+
 /// The layout of `array` and the exporter of its memory, if it has one.
 pub(crate) fn exporter_and_layout<'py>(
     array: &Bound<'py, PyAny>,

@@ -35,10 +35,10 @@ const PLACE_SET_BASE_OBJECT: usize = 282;
 const KNOWN_ABI_VERSIONS: [c_uint; 2] = [0x0100_0009, 0x0200_0000];
 
 // Flags of a new array.
-const C_CONTIGUOUS: c_int = 0x0001;
-const F_CONTIGUOUS: c_int = 0x0002;
+pub(crate) const C_CONTIGUOUS: c_int = 0x0001;
+pub(crate) const F_CONTIGUOUS: c_int = 0x0002;
 const ALIGNED: c_int = 0x0100;
-const WRITEABLE: c_int = 0x0400;
+pub(crate) const WRITEABLE: c_int = 0x0400;
 
 /// Numbers of the builtin dtypes that are plain numbers, the usual ones first: unsigned
 /// bytes, doubles, floats, ... (bool 0, integers 1 to 10, floats 11 to 13, complex 14 to 16,
@@ -76,6 +76,8 @@ pub(crate) struct Api {
     /// The dtypes that the keys stand for.
     values: Vec<Dtype>,
     double: Dtype,
+    /// The builtin dtypes, in the order of [`NUMBERS`].
+    numbers: Vec<Dtype>,
 }
 
 /// A builtin dtype of plain numbers; it lives as long as the interpreter.
@@ -157,6 +159,7 @@ pub(crate) fn load(ndarray: &Bound<'_, PyAny>) -> PyResult<()> {
         found.push((descr.getattr("type")?, dtype));
         themselves.push((descr, dtype));
     }
+    let numbers = themselves.iter().map(|&(_, dtype)| dtype).collect();
     found.append(&mut themselves);
     let dtype_type = found[NUMBERS.len()].0.getattr("__class__")?;
     let dtype_type = dtype_type.getattr("__mro__")?.get_item(-2)?; // numpy.dtype
@@ -190,6 +193,7 @@ pub(crate) fn load(ndarray: &Bound<'_, PyAny>) -> PyResult<()> {
         // Kept for ever, so that no other object comes to lie at these addresses.
         keys: found.into_iter().map(|(key, _)| key.into_ptr()).collect(),
         double,
+        numbers,
     };
     API.store(Box::into_raw(Box::new(api)), Ordering::Relaxed);
     Ok(())
@@ -239,10 +243,103 @@ impl Api {
         Ok(dtype)
     }
 
+    /// The number of a builtin dtype, the same in every process of a machine, and the size
+    /// of an item; `None` for every other object.
+    #[inline]
+    pub(crate) fn number_of(&self, descr: *mut ffi::PyObject) -> Option<(u8, usize)> {
+        let at = self.numbers.iter().position(|it| it.descr == descr)?;
+        Some((NUMBERS[at] as u8, self.numbers[at].item_bytes))
+    }
+
+    /// The builtin dtype of a number.
+    #[inline]
+    pub(crate) fn dtype_of_number(&self, number: u8) -> Option<Dtype> {
+        let at = NUMBERS.iter().position(|&it| it == c_int::from(number))?;
+        Some(self.numbers[at])
+    }
+
     #[inline]
     fn builtin(&self, given: *mut ffi::PyObject) -> Option<Dtype> {
         let at = self.keys.iter().position(|&key| key == given)?;
         Some(self.values[at])
+    }
+
+    /// An ordinary array with memory of its own, which is not set, and where that begins.
+    ///
+    /// # Errors
+    ///
+    /// What NumPy says: no memory.
+    pub(crate) fn array_new<'py>(
+        &self,
+        py: Python<'py>,
+        lengths: &[ffi::Py_ssize_t],
+        dtype: Dtype,
+        is_fortran: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: builtin dtypes live; the function called next takes this reference, also
+        // when it fails.
+        unsafe { ffi::Py_INCREF(dtype.descr) };
+        // SAFETY: the lengths are as many as said; without data NumPy allocates it.
+        let array = unsafe {
+            (self.new_from_descr)(
+                self.array_type,
+                dtype.descr,
+                lengths.len() as c_int,
+                lengths.as_ptr(),
+                ptr::null(),
+                ptr::null_mut(),
+                c_int::from(is_fortran), // without data: anything but zero says so
+                ptr::null_mut(),
+            )
+        };
+        // SAFETY: a new reference, or null with an exception set.
+        unsafe { Bound::from_owned_ptr_or_err(py, array) }
+    }
+
+    /// As [`Api::array_over`], with strides.
+    ///
+    /// # Safety
+    ///
+    /// - `start` is aligned for the dtype, and every item that lengths and strides lead to
+    ///   may be read and written while `base` lives.
+    ///
+    /// # Errors
+    ///
+    /// What NumPy says: no memory.
+    pub(crate) unsafe fn array_strided<'py>(
+        &self,
+        base: Bound<'py, PyAny>,
+        start: *mut u8,
+        lengths: &[ffi::Py_ssize_t],
+        strides: &[ffi::Py_ssize_t],
+        dtype: Dtype,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = base.py();
+        // SAFETY: builtin dtypes live; the function called next takes this reference, also
+        // when it fails.
+        unsafe { ffi::Py_INCREF(dtype.descr) };
+        // SAFETY: lengths and strides are as many as said; NumPy works the other flags out
+        // from them, and does not free data that it was given.
+        let array = unsafe {
+            (self.new_from_descr)(
+                self.array_type,
+                dtype.descr,
+                lengths.len() as c_int,
+                lengths.as_ptr(),
+                strides.as_ptr(),
+                start.cast(),
+                WRITEABLE,
+                ptr::null_mut(),
+            )
+        };
+        // SAFETY: a new reference, or null with an exception set.
+        let array = unsafe { Bound::from_owned_ptr_or_err(py, array) }?;
+        // SAFETY: a new array without a base; the reference to `base` is taken, also when
+        // it fails.
+        if unsafe { (self.set_base_object)(array.as_ptr(), base.into_ptr()) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(array)
     }
 
     /// An ordinary array over the memory of `base`, which it keeps; nothing but the two

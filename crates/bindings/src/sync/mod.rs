@@ -203,7 +203,7 @@ fn never(over: Over) -> PyErr {
 }
 
 /// A timeout in seconds; below zero is none at all, too long to count is for ever.
-fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+pub(crate) fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     let Some(timeout) = timeout else {
         return Ok(None);
     };

@@ -54,7 +54,10 @@ pub enum Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Stop::Failed(error)
+        match error {
+            Error::Interrupted => Stop::Interrupted,
+            error => Stop::Failed(error),
+        }
     }
 }
 

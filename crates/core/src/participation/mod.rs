@@ -43,6 +43,7 @@ pub use self::exchange::{Sent, address, come_home, receive};
 pub use self::handle::Handle;
 pub use self::membership::join;
 pub use self::presence::Presence;
+pub use self::queues::leave_queues;
 use self::registry::{HeldBlock, SegmentId, lock};
 pub use self::stats::{drop_inherited, stats, trim};
 use crate::error::{Error, Result};

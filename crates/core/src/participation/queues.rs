@@ -198,6 +198,21 @@ impl Hold {
     }
 }
 
+/// Says that this process is about to end and puts and gets no more: that it ends is no
+/// death to those who wait in its queues. What it has open stays usable meanwhile.
+pub fn leave_queues() {
+    let registry = lock();
+    for queue in &registry.queues {
+        if queue.opens > 0
+            && let Some(peers) = queue.peers
+            && let Some(me) = registry.families[queue.family].me
+        {
+            // Fails on a read-only mapping only, which a queue's never is.
+            let _ = erase_peer(queue.segment.mapping(), peers, me);
+        }
+    }
+}
+
 impl Registry {
     /// Before a fork: the child has the queues that its parent has, from before it exists.
     /// Allocates nothing.

@@ -73,7 +73,8 @@ impl Message {
         }
     }
 
-    fn clear(&mut self) {
+    /// Forgets what it brought; its buffers stay.
+    pub fn clear(&mut self) {
         self.bytes.clear();
         self.payload = None;
         self.holds.clear();

@@ -99,7 +99,26 @@ impl Queue {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> (usize, std::result::Result<(), Stop>) {
         let mut put = 0;
-        let result = self.put_all(items, &mut put, timeout_ns, keep_going);
+        let result = self.check().and_then(|()| self.me());
+        let result = result.map_err(Stop::from).and_then(|me| {
+            let waiting = &mut Waiting::new(me, timeout_ns, keep_going);
+            self.put_all(items, &mut put, waiting)
+        });
+        (put, result)
+    }
+
+    /// As [`Queue::put_many`], where nothing is waited for, not even the lock: for callers
+    /// that keep others waiting meanwhile.
+    ///
+    /// [`Stop::TimedOut`]: it is full. [`Stop::Interrupted`]: something must be waited for.
+    pub fn put_at_hand(&self, items: &[Item<'_>]) -> (usize, std::result::Result<(), Stop>) {
+        let mut put = 0;
+        let result = self.check().and_then(|()| self.me());
+        let result = result.map_err(Stop::from).and_then(|me| {
+            let keep_going = &mut || false;
+            let waiting = &mut Waiting::at_hand(me, keep_going);
+            self.put_all(items, &mut put, waiting)
+        });
         (put, result)
     }
 
@@ -107,11 +126,8 @@ impl Queue {
         &self,
         items: &[Item<'_>],
         put: &mut usize,
-        timeout_ns: Option<u64>,
-        keep_going: &mut dyn FnMut() -> bool,
+        waiting: &mut Waiting<'_>,
     ) -> std::result::Result<(), Stop> {
-        self.check()?;
-        let waiting = &mut Waiting::new(self.me()?, timeout_ns, keep_going);
         let mut new_ring: Option<NewRing> = None;
         let mut payload = None;
         // Larger than this goes by a block.

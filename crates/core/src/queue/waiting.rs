@@ -43,6 +43,8 @@ pub(super) struct Waiting<'a> {
     naps: Option<Naps>,
     slices: u32,
     has_slept: bool,
+    /// Not even for the lock.
+    never_sleeps: bool,
     /// The last look after the others found nobody.
     was_alone: bool,
 }
@@ -61,7 +63,16 @@ impl<'a> Waiting<'a> {
             naps: None,
             slices: 0,
             has_slept: false,
+            never_sleeps: false,
             was_alone: false,
+        }
+    }
+
+    /// One that does what can be done without waiting for anything, also for the lock.
+    pub(super) fn at_hand(me: Participant, keep_going: &'a mut dyn FnMut() -> bool) -> Self {
+        Waiting {
+            never_sleeps: true,
+            ..Waiting::new(me, Some(0), keep_going)
         }
     }
 
@@ -101,13 +112,21 @@ impl Queue {
         if lock.try_acquire(waiting.me).is_some() {
             return Ok(());
         }
-        let timeout_ns = waiting.left_ns().map(|left| left.max(LOCK_PATIENCE_NS));
-        lock.acquire(&mut Wait {
+        let never_sleeps = waiting.never_sleeps;
+        let timeout_ns = match waiting.left_ns() {
+            _ if never_sleeps => Some(0),
+            left_ns => left_ns.map(|left_ns| left_ns.max(LOCK_PATIENCE_NS)),
+        };
+        let acquired = lock.acquire(&mut Wait {
             me: waiting.me,
             timeout_ns,
             is_gone: &mut |who| self.root.is_gone(who),
             keep_going: waiting.keep_going,
-        })?;
+        });
+        match acquired {
+            Err(Stop::TimedOut) if never_sleeps => return Err(Stop::Interrupted),
+            other => other?,
+        };
         // Abandoned or not: there is nothing to repair.
         Ok(())
     }

@@ -1,0 +1,368 @@
+//! Objects as items of a queue, and back.
+//!
+//! Guarantee: what an item takes along is held until the item is in the queue, and let go of
+//! again when it is not.
+
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
+use shared_numpy_core::error::Error;
+use shared_numpy_core::lock::wait::Stop;
+use shared_numpy_core::participation::Hold;
+use shared_numpy_core::queue::{Item, Message};
+
+use super::pickling::{self, Collected};
+use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE};
+use super::{Opened, SLOW_TO_COPY_BYTES, failure, waiting};
+use crate::block;
+use crate::gil;
+use crate::handle;
+use crate::ndarray::{self, Kind};
+use crate::numpy::{self, AXES_MAX};
+
+/// The tails of most items; longer ones are read in a second look.
+const TAIL_BYTES: usize = 1024;
+
+/// An object on its way into a queue.
+#[derive(Default)]
+struct Outgoing<'py> {
+    body: Body<'py>,
+    tail: Vec<u8>,
+    along: Collected,
+    /// What is to be withdrawn when the item reaches nobody.
+    published: Option<Bound<'py, PyAny>>,
+}
+
+#[derive(Default)]
+enum Body<'py> {
+    #[default]
+    Nothing,
+    Bytes(Bound<'py, PyBytes>),
+    /// An array in one piece: what keeps it, where its elements begin, and their length.
+    Array {
+        _keeper: Bound<'py, PyAny>,
+        start: *const u8,
+        nbytes: usize,
+    },
+}
+
+impl Body<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Nothing | Body::Array { nbytes: 0, .. } => &[],
+            Body::Bytes(bytes) => bytes.as_bytes(),
+            // SAFETY: the array is kept alive and has so many bytes there, in one piece.
+            // While the interpreter is given up others may write to it, as to the argument
+            // of any function of NumPy's that gives it up: the copy has some of both.
+            Body::Array { start, nbytes, .. } => unsafe {
+                std::slice::from_raw_parts(*start, *nbytes)
+            },
+        }
+    }
+}
+
+/// Puts objects, all of which are made items first; how many are in the queue when the time
+/// is over.
+pub(super) fn put_all(
+    py: Python<'_>,
+    opened: &Opened,
+    objects: &[Bound<'_, PyAny>],
+    timeout_ns: Option<u64>,
+) -> PyResult<usize> {
+    if let [object] = objects {
+        let outgoing = outgoing(opened, object)?;
+        return put_outgoing(py, opened, &[outgoing], timeout_ns);
+    }
+    let mut all = Vec::with_capacity(objects.len());
+    for object in objects {
+        match outgoing(opened, object) {
+            Ok(one) => all.push(one),
+            Err(error) => {
+                withdraw(&all)?;
+                return Err(error);
+            }
+        }
+    }
+    put_outgoing(py, opened, &all, timeout_ns)
+}
+
+fn put_outgoing(
+    py: Python<'_>,
+    opened: &Opened,
+    all: &[Outgoing<'_>],
+    timeout_ns: Option<u64>,
+) -> PyResult<usize> {
+    let mut put = 0;
+    let done = put_items(py, opened, all, timeout_ns, &mut put);
+    if put < all.len() {
+        withdraw(&all[put..])?;
+    }
+    done.map(|()| put)
+}
+
+/// Whatever of these was published reaches nobody.
+fn withdraw(all: &[Outgoing<'_>]) -> PyResult<()> {
+    for published in all.iter().filter_map(|one| one.published.as_ref()) {
+        let withdraw = published.getattr("withdraw")?;
+        gil::call(&withdraw, &PyTuple::empty(published.py()))?;
+    }
+    Ok(())
+}
+
+fn put_items(
+    py: Python<'_>,
+    opened: &Opened,
+    all: &[Outgoing<'_>],
+    timeout_ns: Option<u64>,
+    put: &mut usize,
+) -> PyResult<()> {
+    let holds: Vec<Vec<&Hold>> = all.iter().map(|one| one.along.holds(py)).collect();
+    let parts: Vec<[&[u8]; 2]> = all.iter().map(|one| [one.body.bytes(), &one.tail]).collect();
+    let items: Vec<Item<'_>> = parts
+        .iter()
+        .zip(&holds)
+        .map(|(parts, holds)| Item { parts, holds })
+        .collect();
+    let queue = &opened.queue;
+    let len: usize = parts.iter().map(|parts| parts[0].len()).sum();
+    if len < SLOW_TO_COPY_BYTES {
+        let (count, done) = queue.put_at_hand(&items);
+        *put = count;
+        match done {
+            Ok(()) => return Ok(()),
+            Err(Stop::TimedOut) if timeout_ns == Some(0) => return Ok(()),
+            Err(Stop::Failed(error)) => return Err(failure(error)),
+            Err(_) => {}
+        }
+    }
+    let items = &items;
+    let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
+        let (count, done) = queue.put_many(&items[*put..], left_ns, keep_going);
+        *put += count;
+        done
+    };
+    waiting(py, timeout_ns, work).map(|_| ())
+}
+
+fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {
+    if object.is_exact_instance_of::<PyBytes>() {
+        return Ok(Outgoing {
+            body: Body::Bytes(object.cast::<PyBytes>()?.clone()),
+            tail: vec![BYTES],
+            ..Outgoing::default()
+        });
+    }
+    match lone_array(opened, object)? {
+        Some(outgoing) => Ok(outgoing),
+        None => pickled(opened, object),
+    }
+}
+
+/// An array of plain numbers as an item of its own.
+fn lone_array<'py>(
+    opened: &Opened,
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Option<Outgoing<'py>>> {
+    let py = object.py();
+    let Some(seen) = ndarray::see(object) else {
+        return Ok(None);
+    };
+    let Some(api) = numpy::api(py) else {
+        return Ok(None);
+    };
+    let Some((number, item_bytes)) = wire::number_of(api, py, &seen) else {
+        return Ok(None);
+    };
+    if seen.lengths.len() > AXES_MAX {
+        return Ok(None);
+    }
+    let mut outgoing = Outgoing::default();
+    if seen.kind == Kind::Ordinary && (seen.is_c_contiguous() || seen.is_f_contiguous()) {
+        let Some(nbytes) = wire::nbytes_of(seen.lengths, item_bytes) else {
+            return Ok(None);
+        };
+        outgoing.body = Body::Array {
+            _keeper: object.clone(),
+            start: seen.data,
+            nbytes,
+        };
+        wire::copy_tail(&mut outgoing.tail, number, &seen);
+        return Ok(Some(outgoing));
+    }
+    let copied;
+    let (array, kind) = if seen.kind == Kind::Shared {
+        (object, Kind::Shared)
+    } else {
+        let copy = opened.tools.get().copy.bind(py);
+        copied = gil::call(copy, &PyTuple::new(py, [object])?)?;
+        (&copied, Kind::Ordinary)
+    };
+    let Some(mut seen) = ndarray::see(array) else {
+        return Ok(None);
+    };
+    seen.kind = kind;
+    let Some((exporter, len, offset)) = pickling::place(array, &seen, item_bytes)? else {
+        return Ok(None);
+    };
+    let hold = outgoing.along.add(&exporter);
+    wire::held(&mut outgoing.tail, number, &seen, hold, len, offset);
+    Ok(Some(outgoing))
+}
+
+fn pickled<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {
+    let py = object.py();
+    let dumps = opened.tools.get().dumps.bind(py);
+    let args = PyTuple::new(py, [object])?;
+    let (dumped, along) = pickling::collect(|| gil::call(dumps, &args))?;
+    let (pickle, published) = dumped.extract::<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>()?;
+    let mut tail = Vec::new();
+    if along.buffers.is_empty() {
+        tail.push(PICKLE);
+    } else {
+        for &(hold, len) in &along.buffers {
+            handle::put(&mut tail, hold as u64);
+            handle::put(&mut tail, len as u64);
+        }
+        let len = u32::try_from(tail.len()).map_err(|_| too_many_buffers())?;
+        tail.extend_from_slice(&len.to_le_bytes());
+        tail.push(BUFFERS);
+    }
+    Ok(Outgoing {
+        body: Body::Bytes(pickle),
+        tail,
+        along,
+        published: Some(published).filter(|it| !it.is_none()),
+    })
+}
+
+fn too_many_buffers() -> PyErr {
+    PyTypeError::new_err("an object with too many buffers for one item of a queue")
+}
+
+/// An item as it came: inline, or in a block.
+enum Incoming<'m> {
+    Inline(&'m [u8]),
+    Block(&'m Hold, usize),
+}
+
+impl<'m> Incoming<'m> {
+    fn of(message: &'m Message) -> Self {
+        match message.payload() {
+            Some((hold, len)) => Incoming::Block(hold, len),
+            None => Incoming::Inline(message.bytes()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Incoming::Inline(bytes) => bytes.len(),
+            Incoming::Block(_, len) => *len,
+        }
+    }
+
+    /// The last `len` bytes, or all if there are fewer.
+    fn last(&self, len: usize) -> PyResult<Cow<'m, [u8]>> {
+        let len = len.min(self.len());
+        match *self {
+            Incoming::Inline(bytes) => Ok(Cow::Borrowed(&bytes[bytes.len() - len..])),
+            Incoming::Block(hold, all) => {
+                let mut bytes = Vec::new();
+                hold.mapping()
+                    .append_bytes(hold.offset_bytes() + all - len, len, &mut bytes)
+                    .map_err(failure)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+}
+
+/// The object that a message brings, which is empty after that.
+pub(super) fn object_of<'py>(
+    py: Python<'py>,
+    opened: &Opened,
+    message: &mut Message,
+) -> PyResult<Bound<'py, PyAny>> {
+    let incoming = Incoming::of(message);
+    let tail = incoming.last(TAIL_BYTES)?;
+    match tail.last() {
+        Some(&BYTES) => Ok(bytes_of(py, &incoming)?.into_any()),
+        Some(&COPY) => {
+            let (nbytes, head) = wire::split_copy(&tail, incoming.len() - tail.len())?;
+            match incoming {
+                Incoming::Inline(bytes) => head.array_of(py, &bytes[..nbytes]),
+                Incoming::Block(..) => {
+                    let (hold, _) = message.take_payload().ok_or_else(wire::damaged)?;
+                    head.array_over(block::export(py, hold, nbytes)?, nbytes)
+                }
+            }
+        }
+        Some(&HELD) => {
+            let head = HeldHead::read(&tail)?;
+            let hold = message.take_holds().into_iter().nth(head.hold);
+            let hold = hold.ok_or_else(wire::damaged)?;
+            head.array_over(block::export(py, hold, head.len_bytes)?)
+        }
+        Some(&PICKLE) => unpickled(py, opened, message, &[]),
+        Some(&BUFFERS) => {
+            let buffers = buffers(&incoming)?;
+            unpickled(py, opened, message, &buffers)
+        }
+        _ => Err(wire::damaged()),
+    }
+}
+
+fn bytes_of<'py>(py: Python<'py>, incoming: &Incoming<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    let len = incoming.len() - 1; // it has a tail
+    match incoming {
+        Incoming::Inline(bytes) => Ok(PyBytes::new(py, &bytes[..len])),
+        Incoming::Block(hold, _) => PyBytes::new_with(py, len, |out| {
+            let read = hold.mapping().read_bytes(hold.offset_bytes(), out);
+            read.map_err(failure)
+        }),
+    }
+}
+
+/// The places of a pickle's buffers: hold and length.
+fn buffers(incoming: &Incoming<'_>) -> PyResult<Vec<(usize, usize)>> {
+    let end = incoming.last(5)?;
+    let (len, _) = end.split_first_chunk::<4>().ok_or_else(wire::damaged)?;
+    let len = u32::from_le_bytes(*len) as usize;
+    let bytes = incoming.last(len + 5)?;
+    let mut rest = bytes.get(..len).ok_or_else(wire::damaged)?;
+    let mut places = Vec::new();
+    let number = |rest: &mut &[u8]| -> PyResult<usize> {
+        let number: Result<u64, Error> = handle::take(rest);
+        Ok(number.map_err(|_| wire::damaged())? as usize)
+    };
+    while !rest.is_empty() {
+        places.push((number(&mut rest)?, number(&mut rest)?));
+    }
+    Ok(places)
+}
+
+fn unpickled<'py>(
+    py: Python<'py>,
+    opened: &Opened,
+    message: &mut Message,
+    buffers: &[(usize, usize)],
+) -> PyResult<Bound<'py, PyAny>> {
+    let pickle = match message.take_payload() {
+        Some((hold, len)) => PyMemoryView::from(&block::export(py, hold, len)?)?.into_any(),
+        None => PyBytes::new(py, message.bytes()).into_any(),
+    };
+    let loads = opened.tools.get().loads.bind(py);
+    pickling::with_arrived(message.take_holds(), || {
+        if buffers.is_empty() {
+            return gil::call(loads, &PyTuple::new(py, [pickle])?);
+        }
+        let keywords = PyDict::new(py);
+        keywords.set_item("buffers", pickling::buffers(py, buffers)?)?;
+        let args = PyTuple::new(py, [pickle])?;
+        // SAFETY: a tuple and a dictionary.
+        unsafe { gil::call_with(loads, args.as_ptr(), keywords.as_ptr()) }
+    })
+}

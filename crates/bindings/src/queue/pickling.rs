@@ -1,0 +1,346 @@
+//! Arrays inside other objects: what a queue's pickler and unpickler call.
+//!
+//! While an object is pickled for a queue its arrays are collected: those in shared memory
+//! as the blocks they lie in, large others as a block they are copied into, once; small
+//! ones go into the pickle. While it is unpickled the holds that came with it are at hand.
+//!
+//! Guarantees: a block goes along once, however many views of it there are; nothing is
+//! collected, or at hand, beyond the call of `put` or `get` that it is for, also when
+//! pickling leads to another put.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
+use shared_numpy_core::participation::Hold;
+use shared_numpy_core::queue::INLINE_MAX_BYTES;
+
+use super::wire::{self, ANY_DTYPE, COPY, HELD, HeldHead};
+use crate::block;
+use crate::exporter;
+use crate::gil;
+use crate::ndarray::{self, Kind, Seen};
+use crate::numpy::{self, AXES_MAX};
+
+/// What one item takes along.
+#[derive(Default)]
+pub(super) struct Collected {
+    exporters: Vec<Py<PyAny>>,
+    places: HashMap<usize, usize>,
+    /// Which of them are out-of-band buffers of the pickle, in its order, and their lengths.
+    pub(super) buffers: Vec<(usize, usize)>,
+}
+
+impl Collected {
+    /// Takes the block of an exporter along; its index among the item's holds.
+    pub(super) fn add(&mut self, exporter: &Bound<'_, PyAny>) -> usize {
+        let next = self.exporters.len();
+        let index = *self
+            .places
+            .entry(exporter.as_ptr() as usize)
+            .or_insert(next);
+        if index == next {
+            self.exporters.push(exporter.clone().unbind());
+        }
+        index
+    }
+
+    /// The blocks, in their order.
+    pub(super) fn holds<'a>(&'a self, py: Python<'a>) -> Vec<&'a Hold> {
+        // All are exporters of blocks: nothing else is added.
+        let exporters = self.exporters.iter();
+        exporters
+            .filter_map(|it| exporter::block_of(it.bind(py)).map(|(hold, _)| hold))
+            .collect()
+    }
+}
+
+/// A hold that came with an item.
+enum Arrived {
+    Hold(Hold),
+    /// Shown to Python already.
+    Shown(Py<PyAny>),
+    /// Being shown.
+    Moving,
+}
+
+thread_local! {
+    /// What is being pickled in this thread, the innermost last.
+    static COLLECTING: RefCell<Vec<Collected>> = const { RefCell::new(Vec::new()) };
+    /// What is being unpickled.
+    static ARRIVED: RefCell<Vec<Vec<Arrived>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `pickle`, and gives what it has collected.
+pub(super) fn collect<T>(pickle: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Collected)> {
+    /// Takes it away also when `pickle` panics.
+    struct Open;
+    impl Drop for Open {
+        fn drop(&mut self) {
+            drop(pop());
+        }
+    }
+    fn pop() -> Option<Collected> {
+        COLLECTING.with(|it| it.borrow_mut().pop())
+    }
+    COLLECTING.with(|it| it.borrow_mut().push(Collected::default()));
+    let open = Open;
+    let pickled = pickle()?;
+    std::mem::forget(open);
+    Ok((pickled, pop().unwrap_or_default()))
+}
+
+/// Runs `unpickle` with `holds` at hand.
+pub(super) fn with_arrived<T>(
+    holds: Vec<Hold>,
+    unpickle: impl FnOnce() -> PyResult<T>,
+) -> PyResult<T> {
+    struct Open;
+    impl Drop for Open {
+        fn drop(&mut self) {
+            // Dropped after the cell is free again: letting go may run anything.
+            drop(ARRIVED.with(|it| it.borrow_mut().pop()));
+        }
+    }
+    let arrived = holds.into_iter().map(Arrived::Hold).collect();
+    ARRIVED.with(|it| it.borrow_mut().push(arrived));
+    let _open = Open;
+    unpickle()
+}
+
+/// An exporter of a hold that arrived, which shows `len` bytes of it.
+pub(super) fn arrived(py: Python<'_>, index: usize, len: usize) -> PyResult<Bound<'_, PyAny>> {
+    let taken = ARRIVED.with(|it| {
+        let mut all = it.borrow_mut();
+        let one = all.last_mut()?.get_mut(index)?;
+        match one {
+            Arrived::Shown(exporter) => Some(Arrived::Shown(exporter.clone_ref(py))),
+            _ => Some(std::mem::replace(one, Arrived::Moving)),
+        }
+    });
+    match taken {
+        Some(Arrived::Shown(exporter)) => Ok(exporter.into_bound(py)),
+        Some(Arrived::Hold(hold)) => {
+            let exporter = block::export(py, hold, len)?;
+            let shown = Arrived::Shown(exporter.clone().unbind());
+            ARRIVED.with(|it| {
+                if let Some(one) = it.borrow_mut().last_mut().and_then(|it| it.get_mut(index)) {
+                    *one = shown;
+                }
+            });
+            Ok(exporter)
+        }
+        Some(Arrived::Moving) | None => Err(wire::damaged()),
+    }
+}
+
+fn add(exporter: &Bound<'_, PyAny>) -> PyResult<usize> {
+    COLLECTING.with(|it| match it.borrow_mut().last_mut() {
+        Some(collected) => Ok(collected.add(exporter)),
+        None => Err(PyRuntimeError::new_err(
+            "this pickler belongs to a queue's put, which is not under way",
+        )),
+    })
+}
+
+/// `_core.queue_array`; null before [`register`].
+static OPENER: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Python has ended, and all objects with it.
+pub(crate) fn forget() {
+    OPENER.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// The block of a shared array, and where the array begins in it; None for others.
+pub(super) fn place<'py>(
+    array: &Bound<'py, PyAny>,
+    seen: &Seen<'_>,
+    item_bytes: usize,
+) -> PyResult<Option<(Bound<'py, PyAny>, usize, i64)>> {
+    let Some(exporter) = ndarray::exporter_of(array) else {
+        return Ok(None);
+    };
+    let Some((hold, len)) = exporter::block_of(&exporter) else {
+        return Ok(None);
+    };
+    // Wraps for an array that begins before its block, and is refused then.
+    let start = hold.start().as_ptr() as usize;
+    let offset = (seen.data as usize).wrapping_sub(start) as i64;
+    let mut axes = [(0, 0); AXES_MAX];
+    let axes = axes.get_mut(..seen.lengths.len()).ok_or_else(wire::damaged)?;
+    for (axis, (&length, &stride)) in axes.iter_mut().zip(seen.lengths.iter().zip(seen.strides)) {
+        *axis = (length as i64, stride as i64);
+    }
+    shared_numpy_core::view::check(len as u64, offset, axes, item_bytes as i64)
+        .map_err(wire::outside)?;
+    Ok(Some((exporter, len, offset)))
+}
+
+/// What stands for `array` in the pickle, if it is of the usual sort.
+fn plainly<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let py = array.py();
+    let (Some(api), Some(seen)) = (numpy::api(py), ndarray::see(array)) else {
+        return Ok(None);
+    };
+    let Some((number, item_bytes)) = wire::number_of(api, py, &seen) else {
+        return Ok(None);
+    };
+    if seen.lengths.len() > AXES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    if seen.kind == Kind::Shared {
+        let Some((exporter, len, offset)) = place(array, &seen, item_bytes)? else {
+            return Ok(None);
+        };
+        wire::held(&mut bytes, number, &seen, add(&exporter)?, len, offset);
+        return Ok(Some(PyBytes::new(py, &bytes)));
+    }
+    let nbytes = wire::nbytes_of(seen.lengths, item_bytes);
+    let is_in_one_piece = seen.is_c_contiguous() || seen.is_f_contiguous();
+    match nbytes {
+        Some(nbytes) if is_in_one_piece && nbytes as u64 <= INLINE_MAX_BYTES => {
+            bytes.reserve(nbytes + 32);
+            // SAFETY: the array has so many bytes in one piece, and the GIL keeps whoever
+            // writes to them through Python away.
+            let elements = unsafe { std::slice::from_raw_parts(seen.data, nbytes) };
+            bytes.extend_from_slice(elements);
+            wire::copy_tail(&mut bytes, number, &seen);
+            Ok(Some(PyBytes::new(py, &bytes)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What a pickler of a queue makes of an array of exactly NumPy's type or ours: the function
+/// that opens it, and that function's arguments.
+#[pyfunction]
+fn queue_reduce<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = array.py();
+    if let Some(bytes) = plainly(array)? {
+        let opener = OPENER.load(Ordering::Relaxed);
+        // SAFETY: kept for ever by `register`; null after the interpreter's end only.
+        if let Some(opener) = unsafe { Bound::from_borrowed_ptr_or_opt(py, opener) } {
+            let args = PyTuple::new(py, [bytes])?;
+            return Ok(PyTuple::new(py, [opener, args.into_any()])?.into_any());
+        }
+    }
+    let module = py.import(intern!(py, "shared_numpy.reduction"))?;
+    let slowly = module.getattr(intern!(py, "reduce_in_queue"))?;
+    gil::call(&slowly, &PyTuple::new(py, [array])?)
+}
+
+/// The array that `queue_reduce` made these bytes of.
+#[pyfunction]
+fn queue_array<'py>(py: Python<'py>, place: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match place.last() {
+        Some(&COPY) => {
+            let (len, head) = wire::split_copy(place, 0)?;
+            head.array_of(py, &place[..len])
+        }
+        Some(&HELD) => {
+            let head = HeldHead::read(place)?;
+            head.array_over(arrived(py, head.hold, head.len_bytes)?)
+        }
+        _ => Err(wire::damaged()),
+    }
+}
+
+/// What stands for a shared array of whatever dtype or class, whose dtype the caller tells;
+/// None when it lies in no block.
+#[pyfunction]
+fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let py = array.py();
+    let Some((exporter, layout)) = ndarray::exporter_and_layout(array)? else {
+        return Ok(None);
+    };
+    let Some((hold, len)) = exporter::block_of(&exporter) else {
+        return Ok(None);
+    };
+    let start = hold.start().as_ptr() as usize;
+    let offset = layout.address.wrapping_sub(start) as i64;
+    let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
+    shared_numpy_core::view::check(len as u64, offset, &layout.axes, item_bytes)
+        .map_err(wire::outside)?;
+    let (lengths, strides): (Vec<_>, Vec<_>) = layout
+        .axes
+        .iter()
+        .map(|&(length, stride)| (length as ffi::Py_ssize_t, stride as ffi::Py_ssize_t))
+        .unzip();
+    let seen = Seen::of_axes(&lengths, &strides);
+    let mut bytes = Vec::new();
+    wire::held(&mut bytes, ANY_DTYPE, &seen, add(&exporter)?, len, offset);
+    Ok(Some(PyBytes::new(py, &bytes)))
+}
+
+/// A buffer over the memory, and offset, shape and strides of the view, which lies inside it.
+type Opened<'py> = (
+    Bound<'py, PyAny>,
+    i64,
+    Bound<'py, PyTuple>,
+    Bound<'py, PyTuple>,
+);
+
+/// What `queue_place` made these bytes of, for items of so many bytes.
+#[pyfunction]
+fn queue_open_place<'py>(py: Python<'py>, place: &[u8], itemsize: i64) -> PyResult<Opened<'py>> {
+    if place.last() != Some(&HELD) {
+        return Err(wire::damaged());
+    }
+    let head = HeldHead::read(place)?;
+    head.check(itemsize)?;
+    let exporter = arrived(py, head.hold, head.len_bytes)?;
+    if exporter::block_of(&exporter).is_none_or(|(_, len)| head.len_bytes > len) {
+        return Err(wire::damaged());
+    }
+    let shape = PyTuple::new(py, head.axes.iter().map(|axis| axis.0))?;
+    let strides = PyTuple::new(py, head.axes.iter().map(|axis| axis.1))?;
+    Ok((exporter, head.offset, shape, strides))
+}
+
+/// Takes a block along as the next out-of-band buffer of the pickle: its first `nbytes` bytes.
+#[pyfunction]
+fn queue_add_buffer(exporter: &Bound<'_, PyAny>, nbytes: usize) -> PyResult<()> {
+    if exporter::block_of(exporter).is_none_or(|(_, len)| nbytes > len) {
+        return Err(PyTypeError::new_err("not the memory of a block"));
+    }
+    let index = add(exporter)?;
+    COLLECTING.with(|it| {
+        if let Some(collected) = it.borrow_mut().last_mut() {
+            collected.buffers.push((index, nbytes));
+        }
+    });
+    Ok(())
+}
+
+/// The out-of-band buffers of a pickle, which are these holds.
+pub(super) fn buffers<'py>(
+    py: Python<'py>,
+    places: &[(usize, usize)],
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for &(index, len) in places {
+        list.append(PyMemoryView::from(&arrived(py, index, len)?)?)?;
+    }
+    Ok(list)
+}
+
+pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(queue_reduce, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_place, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_open_place, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_add_buffer, m)?)?;
+    let opener = wrap_pyfunction!(queue_array, m)?;
+    // Never given back: pickles are made until the end.
+    OPENER.store(opener.clone().into_ptr(), Ordering::Relaxed);
+    m.add_function(opener)?;
+    Ok(())
+}
