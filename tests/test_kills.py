@@ -123,7 +123,7 @@ def test_a_program_that_ends_leaves_no_process(tmp_path, end):
             queue.put(snp.ones(1000))
 
         if __name__ == "__main__":
-            queue = snp.Queue(ctx=multiprocessing.get_context("spawn"))
+            queue = snp.Queue()
             worker = multiprocessing.get_context("spawn").Process(target=work, args=(queue,))
             worker.start()
             a = queue.get()

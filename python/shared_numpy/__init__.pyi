@@ -33,7 +33,10 @@ from .memory import stats as stats
 from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
+from .queue import JoinableQueue as JoinableQueue
+from .queue import PeerDied as PeerDied
 from .queue import Queue as Queue
+from .queue import SimpleQueue as SimpleQueue
 from .synchronize import (
     AbandonedLock as AbandonedLock,
     AtomicInt as AtomicInt,
@@ -54,11 +57,14 @@ __all__ = [
     "Condition",
     "Event",
     "ForeignHandle",
+    "JoinableQueue",
     "Lock",
+    "PeerDied",
     "Queue",
     "RLock",
     "Semaphore",
     "SharedNDArray",
+    "SimpleQueue",
     "StaleHandle",
     "TrackerUnavailable",
     "__version__",

@@ -366,6 +366,90 @@ class IntegerCell:
 
     def compare_exchange(self, expected: int, value: int) -> bool: ...
 
+# --- Queues ---
+
+class PeerDied(EOFError):
+    """Nobody who could end this wait is left: the last other process that had the queue died."""
+
+@final
+class QueueTools:
+    """What a queue needs of Python: functions that pickle, unpickle and copy an array, and exceptions."""
+
+    def __new__(
+        cls,
+        dumps: Callable[[object], tuple[bytes, object]],
+        loads: Callable[..., object],
+        copy: Callable[[Any], object],
+        empty: type[Exception],
+        full: type[Exception],
+    ) -> QueueTools: ...
+
+class Queue:
+    """A queue in shared memory; what Python's classes are derived from."""
+
+    def __new__(cls, *args: object, **keywords: object) -> Self: ...
+    def _create(self, maxsize: int, tools: QueueTools) -> None:
+        """Makes a new queue of this object; 0: no limit."""
+
+    def _open(self, handle: bytes | str, tools: QueueTools) -> None:
+        """Makes this object the queue that a handle leads to."""
+
+    def _send(self) -> tuple[bytes, Sent]:
+        """A handle, and what takes it back."""
+
+    @property
+    def maxsize(self) -> int: ...
+    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None: ...
+    def put_nowait(self, obj: object) -> None: ...
+    def put_many(self, objects: Iterable[object], block: bool = True, timeout: float | None = None) -> int: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
+    def get_nowait(self) -> Any: ...
+    def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[Any]: ...
+    def qsize(self) -> int: ...
+    def empty(self) -> bool: ...
+    def full(self) -> bool: ...
+    def close(self) -> None: ...
+    def join_thread(self) -> None: ...
+    def cancel_join_thread(self) -> None: ...
+    def _unfinished(self) -> int: ...
+    def _task_done(self) -> None: ...
+    def _join(self, timeout: float | None) -> bool: ...
+
+@final
+class Bell:
+    """A socket that becomes readable when a queue has changed, perhaps."""
+
+    def __new__(cls) -> Bell: ...
+    def fileno(self) -> int: ...
+    def hush(self) -> bool: ...
+
+def leave_queues() -> None:
+    """Says that this process is about to end, for the sake of those who wait in its queues."""
+
+def queue_reduce(array: NDArray[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What a queue's pickler makes of an array, in its `put`."""
+
+def queue_array(place: bytes) -> NDArray[Any]:
+    """The array that `queue_reduce` made these bytes of, in `get`."""
+
+def queue_place(array: NDArray[Any]) -> bytes | None:
+    """What stands for a shared array whose dtype the caller tells; None when it lies in no block."""
+
+def queue_open_place(place: bytes, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:
+    """Memory, offset, shape and strides of what `queue_place` made these bytes of."""
+
+def queue_add_buffer(exporter: Exporter, nbytes: int) -> None:
+    """Takes a block along as the next out-of-band buffer of the pickle."""
+
+def queue_ring_for_items(queue: Queue, bell: Bell) -> bool:
+    """Asks for a ring when there may be an object; False when there is one already."""
+
+def queue_ring_for_room(queue: Queue, bell: Bell) -> bool:
+    """Asks for a ring when there may be room; False when there is some already."""
+
+def queue_pass_on_ring(queue: Queue) -> None:
+    """Wakes another who waits, if there is something for it."""
+
 # --- Families ---
 
 def configure_family(

@@ -211,7 +211,7 @@ def queues(context: BaseContext, frame: "SharedNDArray[Any, np.dtype[np.float32]
         queue.put_nowait(received)
     except (Empty, Full):
         pass
-    records: "Queue[Dict[str, SharedNDArray]]" = Queue(ctx=context)
+    records: "Queue[Dict[str, SharedNDArray]]" = Queue()
     records.put({"frame": frame}, False)
     record = records.get_nowait()["frame"]
     size: int = records.qsize()
@@ -223,7 +223,7 @@ def queues(context: BaseContext, frame: "SharedNDArray[Any, np.dtype[np.float32]
 
     queue.put(b"bytes")  # type: ignore[arg-type]
     queue.get(timeout="1")  # type: ignore[arg-type]
-    Queue(2, context)  # type: ignore[call-arg]  # `ctx` is given by name
+    Queue(2, context)  # type: ignore[call-arg]  # no context is needed
 
 
 def whole_module() -> None:
