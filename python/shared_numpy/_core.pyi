@@ -3,7 +3,7 @@
 Names are given with or without their leading slash, as text or as bytes; an identity is the pair (device, inode) of a file,
 (0, 0) where it is not known; sizes and offsets are in bytes.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from typing_extensions import Literal, Never, TypeAlias, disjoint_base, final
 __all__ = [
     "AbandonedLock",
     "BarrierCell",
+    "Bell",
     "ConditionCell",
     "EventCell",
     "Exporter",
@@ -20,6 +21,9 @@ __all__ = [
     "IntegerCell",
     "ListBase",
     "NamedArray",
+    "PeerDied",
+    "Queue",
+    "QueueTools",
     "SEM_VALUE_MAX",
     "SemLock",
     "Sent",
@@ -42,6 +46,7 @@ __all__ = [
     "drop_inherited",
     "family_address",
     "join_family",
+    "leave_queues",
     "list_code",
     "list_fill",
     "list_format",
@@ -55,6 +60,14 @@ __all__ = [
     "named_open",
     "named_place",
     "named_unlink",
+    "queue_add_buffer",
+    "queue_array",
+    "queue_open_place",
+    "queue_pass_on_ring",
+    "queue_place",
+    "queue_reduce",
+    "queue_ring_for_items",
+    "queue_ring_for_room",
     "segment_attach",
     "segment_create",
     "segment_remove",
@@ -387,7 +400,7 @@ class QueueTools:
 class Queue:
     """A queue in shared memory; what Python's classes are derived from."""
 
-    def __new__(cls, *args: object, **keywords: object) -> Self: ...
+    def __new__(cls, *args: object, **keywords: object) -> Queue: ...
     def _create(self, maxsize: int, tools: QueueTools) -> None:
         """Makes a new queue of this object; 0: no limit."""
 
@@ -426,13 +439,13 @@ class Bell:
 def leave_queues() -> None:
     """Says that this process is about to end, for the sake of those who wait in its queues."""
 
-def queue_reduce(array: NDArray[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def queue_reduce(array: np.ndarray[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """What a queue's pickler makes of an array, in its `put`."""
 
-def queue_array(place: bytes) -> NDArray[Any]:
+def queue_array(place: bytes) -> np.ndarray[Any, Any]:
     """The array that `queue_reduce` made these bytes of, in `get`."""
 
-def queue_place(array: NDArray[Any]) -> bytes | None:
+def queue_place(array: np.ndarray[Any, Any]) -> bytes | None:
     """What stands for a shared array whose dtype the caller tells; None when it lies in no block."""
 
 def queue_open_place(place: bytes, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:

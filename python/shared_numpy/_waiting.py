@@ -12,24 +12,26 @@ What is guaranteed:
 import asyncio
 import os
 import weakref
-from queue import Empty, Full
 
 from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import MutableMapping  # noqa: F401
 
 # How long at most until who waits looks again, in seconds.
 SLICE_S = 0.05
 
 # The bell of each loop, which is the loop's own: nobody else rings for it.
-_bells = weakref.WeakKeyDictionary()
+_bells = weakref.WeakKeyDictionary()  # type: MutableMapping[asyncio.AbstractEventLoop, _Bell]
 
 
 class _Bell:
-    """A loop's bell, and those who wait for it."""
+    """A loop's bell, and those who wait for it. The loop keeps it, not the other way round."""
 
     def __init__(self, loop):
         self.bell = _core.Bell()
         self.pid = os.getpid()
-        self._loop = loop
         self._waiters = set()
         loop.add_reader(self.bell.fileno(), self._rung)
 
@@ -39,10 +41,10 @@ class _Bell:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self, timeout):
+    async def wait(self, loop, timeout):
         """Until the bell rings, or for `timeout` seconds."""
-        waiter = self._loop.create_future()
-        timer = self._loop.call_later(timeout, lambda: waiter.done() or waiter.set_result(None))
+        waiter = loop.create_future()
+        timer = loop.call_later(timeout, lambda: waiter.done() or waiter.set_result(None))
         self._waiters.add(waiter)
         try:
             await waiter
@@ -51,65 +53,44 @@ class _Bell:
             timer.cancel()
 
 
-def _bell():
-    loop = asyncio.get_event_loop()
+def _bell_of(loop):
     bell = _bells.get(loop)
     if bell is None or bell.pid != os.getpid():
         bell = _bells[loop] = _Bell(loop)
     return bell
 
 
-class AsyncWaits:
-    """`aput` and `aget` for a queue."""
-
-    __slots__ = ()
-
-    async def aput(self, obj, timeout=None):
-        """As `put`, in an event loop: other tasks run while there is no room.
-
-        Raises
-        ------
-        Full
-            There was no room in `timeout` seconds.
-        """
-        await self._attempts(lambda: self.put(obj, False), Full, _core.queue_ring_for_room, timeout)
-
-    async def aget(self, timeout=None):
-        """As `get`, in an event loop: other tasks run while there is nothing.
-
-        Raises
-        ------
-        Empty
-            Nothing came in `timeout` seconds.
-        """
-        return await self._attempts(lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
-
-    async def _attempts(self, attempt, refusal, ring_for, timeout):
-        try:
-            return attempt()
-        except refusal:
-            if timeout is not None and timeout <= 0:
-                raise
-        bell = _bell()
-        end = None if timeout is None else bell._loop.time() + timeout
-        try:
-            while True:
-                must_wait = True
-                try:
-                    must_wait = ring_for(self, bell.bell)
-                except RuntimeError:
-                    pass  # too many bells: a look each slice
-                try:
-                    return attempt()
-                except refusal:
-                    left = SLICE_S if end is None else min(SLICE_S, end - bell._loop.time())
-                    if left <= 0:
-                        raise
-                if must_wait:
-                    await bell.wait(left)
-        finally:
-            # A ring that was for us may have been meant for all who wait.
+async def attempts(queue, attempt, refusal, ring_for, timeout):
+    """What `attempt()` returns as soon as it does not raise `refusal`, which is raised when
+    that takes more than `timeout` seconds."""
+    try:
+        return attempt()
+    except refusal:
+        if timeout is not None and timeout <= 0:
+            raise
+    loop = asyncio.get_event_loop()
+    bell = _bell_of(loop)
+    end = None if timeout is None else loop.time() + timeout
+    try:
+        while True:
+            must_wait = True
             try:
-                _core.queue_pass_on_ring(self)
-            except ValueError:
-                pass  # closed meanwhile: others were told by that
+                must_wait = ring_for(queue, bell.bell)
+            except RuntimeError:
+                pass  # too many bells: a look each slice
+            try:
+                return attempt()
+            except refusal:
+                left = SLICE_S if end is None else min(SLICE_S, end - loop.time())
+                if left <= 0:
+                    raise
+            if must_wait:
+                await bell.wait(loop, left)
+            else:
+                await asyncio.sleep(0)  # somebody was quicker
+    finally:
+        # A ring that was for us may have been meant for all who wait.
+        try:
+            _core.queue_pass_on_ring(queue)
+        except ValueError:
+            pass  # closed meanwhile: others were told by that

@@ -23,7 +23,6 @@ from . import _core
 from . import _family
 from . import arrays
 from . import reduction
-from ._waiting import AsyncWaits
 
 __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
@@ -44,7 +43,7 @@ class _Queue(_core.Queue):
         return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
 
 
-class Queue(AsyncWaits, _Queue):
+class Queue(_Queue):
     """A first-in, first-out queue for many producers and consumers.
 
     Parameters
@@ -58,6 +57,28 @@ class Queue(AsyncWaits, _Queue):
 
     def __init__(self, maxsize=0):
         self._create(max(maxsize, 0), _tools)
+
+    async def aput(self, obj, timeout=None):
+        """As `put`, in an event loop: other tasks run while there is no room.
+
+        Raises
+        ------
+        Full
+            There was no room in `timeout` seconds.
+        """
+        from . import _waiting
+        await _waiting.attempts(self, lambda: self.put(obj, False), Full, _core.queue_ring_for_room, timeout)
+
+    async def aget(self, timeout=None):
+        """As `get`, in an event loop: other tasks run while there is nothing.
+
+        Raises
+        ------
+        Empty
+            Nothing came in `timeout` seconds.
+        """
+        from . import _waiting
+        return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
 class JoinableQueue(Queue):
