@@ -397,6 +397,7 @@ class QueueTools:
         full: type[Exception],
     ) -> QueueTools: ...
 
+@disjoint_base
 class Queue:
     """A queue in shared memory; what Python's classes are derived from."""
 

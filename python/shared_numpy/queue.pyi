@@ -1,6 +1,6 @@
 from queue import Empty as Empty
 from queue import Full as Full
-from typing import Any, Generic, Iterable, TypeVar
+from typing import Generic, Iterable, TypeVar
 
 from ._core import PeerDied as PeerDied
 
@@ -9,7 +9,6 @@ __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 _T = TypeVar("_T")
 
 class _Queue(Generic[_T]):
-    def __init__(self, maxsize: int = 0) -> None: ...
     @property
     def maxsize(self) -> int: ...
     def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None: ...
@@ -26,6 +25,7 @@ class _Queue(Generic[_T]):
     def cancel_join_thread(self) -> None: ...
 
 class Queue(_Queue[_T]):
+    def __init__(self, maxsize: int = 0) -> None: ...
     async def aput(self, obj: _T, timeout: float | None = None) -> None: ...
     async def aget(self, timeout: float | None = None) -> _T: ...
 
@@ -35,5 +35,3 @@ class JoinableQueue(Queue[_T]):
 
 class SimpleQueue(_Queue[_T]):
     def __init__(self) -> None: ...
-
-_tools: Any

@@ -121,7 +121,10 @@ fn put_items(
     put: &mut usize,
 ) -> PyResult<()> {
     let holds: Vec<Vec<&Hold>> = all.iter().map(|one| one.along.holds(py)).collect();
-    let parts: Vec<[&[u8]; 2]> = all.iter().map(|one| [one.body.bytes(), &one.tail]).collect();
+    let parts: Vec<[&[u8]; 2]> = all
+        .iter()
+        .map(|one| [one.body.bytes(), &one.tail])
+        .collect();
     let items: Vec<Item<'_>> = parts
         .iter()
         .zip(&holds)
@@ -163,10 +166,7 @@ fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoi
 }
 
 /// An array of plain numbers as an item of its own.
-fn lone_array<'py>(
-    opened: &Opened,
-    object: &Bound<'py, PyAny>,
-) -> PyResult<Option<Outgoing<'py>>> {
+fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Option<Outgoing<'py>>> {
     let py = object.py();
     let Some(seen) = ndarray::see(object) else {
         return Ok(None);

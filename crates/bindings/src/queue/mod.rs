@@ -118,17 +118,23 @@ fn failure(error: Error) -> PyErr {
 
 /// How long a call waits: not at all without `block`.
 fn patience(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    if block { timeout_ns(timeout) } else { Ok(Some(0)) }
+    if block {
+        timeout_ns(timeout)
+    } else {
+        Ok(Some(0))
+    }
 }
+
+/// What is done while waiting: it is given the time that is left, and what to ask meanwhile.
+type Work<'w, T> = dyn FnMut(Option<u64>, &mut dyn FnMut() -> bool) -> Result<T, Stop> + 'w;
 
 /// Does `work` with the interpreter given up; `None` when its time is over.
 ///
-/// `work` is given the time that is left, and asks whether to go on while it waits; after a
-/// fork in a signal handler the child runs it again.
+/// After a fork in a signal handler the child runs it again.
 fn waiting<T>(
     py: Python<'_>,
     timeout_ns: Option<u64>,
-    work: &mut dyn FnMut(Option<u64>, &mut dyn FnMut() -> bool) -> Result<T, Stop>,
+    work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
     let end_ns = match timeout_ns {
         None | Some(0) => None,
@@ -139,15 +145,16 @@ fn waiting<T>(
         let epoch = fork::epoch();
         let mut raised = None;
         let done = gil::detached(py, |detached| {
-            work(left_ns, &mut || {
-                match detached.attached(gil::check_signals) {
+            work(
+                left_ns,
+                &mut || match detached.attached(gil::check_signals) {
                     Ok(()) => fork::epoch() == epoch,
                     Err(error) => {
                         raised = Some(error);
                         false
                     }
-                }
-            })
+                },
+            )
         });
         match (done, raised) {
             (_, Some(error)) => return Err(error),

@@ -175,7 +175,9 @@ pub(super) fn place<'py>(
     let start = hold.start().as_ptr() as usize;
     let offset = (seen.data as usize).wrapping_sub(start) as i64;
     let mut axes = [(0, 0); AXES_MAX];
-    let axes = axes.get_mut(..seen.lengths.len()).ok_or_else(wire::damaged)?;
+    let axes = axes
+        .get_mut(..seen.lengths.len())
+        .ok_or_else(wire::damaged)?;
     for (axis, (&length, &stride)) in axes.iter_mut().zip(seen.lengths.iter().zip(seen.strides)) {
         *axis = (length as i64, stride as i64);
     }

@@ -174,12 +174,9 @@ impl CopyHead {
         let api = api(py)?;
         let dtype = self.check(api, elements.len())?;
         let array = api.array_new(py, self.lengths(), dtype, self.is_fortran)?;
-        let Some(seen) = ndarray::see(&array) else {
-            return Err(damaged());
-        };
+        let data = ndarray::see(&array).ok_or_else(damaged)?.data;
         // SAFETY: the array is new and has exactly so many bytes, as was checked.
-        unsafe { std::ptr::copy_nonoverlapping(elements.as_ptr(), seen.data, elements.len()) };
-        drop(seen);
+        unsafe { std::ptr::copy_nonoverlapping(elements.as_ptr(), data, elements.len()) };
         Ok(array)
     }
 
