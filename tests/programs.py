@@ -101,6 +101,11 @@ def argv(pid):
         return []
 
 
+def names_left(names):
+    """Those of these names that are in /dev/shm."""
+    return [name for name in names if os.path.exists("/dev/shm/" + name)]
+
+
 class Program:
     """A script in an interpreter and a session of its own.
 
@@ -182,3 +187,10 @@ def run(folder, script, *arguments, **environment):
     """Runs a script to its end, which has to be good and silent on stderr; what it printed."""
     with Program(folder, script, *arguments, **environment) as program:
         return program.end()
+
+
+def nothing_is_left(program, files, names):
+    """Fails if a program that was ended leaves processes, users of its memory, or names."""
+    assert soon(lambda: not program.processes()), program.processes()
+    assert users_of(files) == [], users_of(files)
+    assert soon(lambda: names_left(names) == []), names_left(names)
