@@ -10,6 +10,9 @@ import uuid
 
 import pytest
 
+METHODS = ("fork", "spawn", "forkserver")
+# Pythons without `multiprocessing.shared_memory`.
+OLD = sys.version_info < (3, 8)
 MARK = "SHARED_NUMPY_TEST_PROGRAM"
 TRACKER = "shared-numpy-tracker"
 # What SHARED_NUMPY_DISABLE says; `ci/matrix.py` has the array tests run without each feature.
@@ -101,9 +104,14 @@ def argv(pid):
         return []
 
 
+def shm_exists(name):
+    """Whether there is named memory of that name."""
+    return os.path.exists("/dev/shm/" + name.lstrip("/"))
+
+
 def names_left(names):
     """Those of these names that are in /dev/shm."""
-    return [name for name in names if os.path.exists("/dev/shm/" + name)]
+    return [name for name in names if shm_exists(name)]
 
 
 class Program:
@@ -181,6 +189,16 @@ class Program:
                     pass
         if self._popen.poll() is None and self._popen.pid in victims:
             self._popen.wait()
+
+
+def run_python(code, *args, **options):
+    """Runs `code` in a new interpreter; gives (return code, output, errors)."""
+    wrapper = options.pop("wrapper", [])
+    done = subprocess.Popen(
+        wrapper + [sys.executable, "-c", textwrap.dedent(code)] + list(args),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)
+    out, err = done.communicate(timeout=60)
+    return done.returncode, out, err
 
 
 def run(folder, script, *arguments, **environment):

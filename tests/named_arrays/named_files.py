@@ -7,6 +7,7 @@ import textwrap
 import time
 
 import shared_numpy as snp
+from strangers import environ
 
 
 def path_of(name):
@@ -15,11 +16,10 @@ def path_of(name):
 
 def program(text, *arguments, **keywords):
     """Runs another program, unrelated to this one; its output."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("SHARED_NUMPY")}
     done = subprocess.run(
         [sys.executable, "-c", "import sys, os\nimport numpy as np, shared_numpy as snp\n"
          + textwrap.dedent(text)] + list(arguments),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=env,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, env=environ(),
         timeout=60, **keywords)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.strip()

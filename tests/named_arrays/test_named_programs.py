@@ -13,6 +13,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from named_files import gone_soon, make, path_of, program  # noqa: E402
+from strangers import environ  # noqa: E402
 
 
 def test_unrelated_programs_share(name):
@@ -59,7 +60,7 @@ def test_a_killed_maker(name, persist):
          "a = snp.ndarray(100, name=sys.argv[1], persist=bool(int(sys.argv[2])))\n"
          "a[:] = 6\nprint(flush=True)\ntime.sleep(60)", name, str(int(persist))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if not key.startswith("SHARED_NUMPY")})
+        env=environ())
     with child:
         child.stdout.readline()
         reader = snp.attach(name)
