@@ -42,7 +42,7 @@ CONFORMANCE_LIMIT_S = 30 * 60
 # What may be missing on a system, as ``SHARED_NUMPY_DISABLE`` has it, and what is tested without it.
 FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "memory_check",
             "memfd,o_tmpfile,pidfd,populate,tracker,memory_check"]
-ARRAY_TESTS = ["test_array.py", "test_array_pickling.py", "test_array_ways.py", "test_forks.py", "test_kills.py"]
+ARRAY_TESTS = "arrays"
 RUST_FEATURES = "memfd,pidfd"
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
@@ -161,7 +161,7 @@ def suite_job(interpreter, without=""):
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.path.join(ROOT, "pyproject.toml"), "--rootdir", ROOT,
                "--junitxml", junit_path(interpreter, without)]
     tests = os.path.join(ROOT, "tests")
-    command += [os.path.join(tests, name) for name in ARRAY_TESTS] if without else [tests]
+    command.append(os.path.join(tests, ARRAY_TESTS) if without else tests)
     if os.path.exists(junit_path(interpreter, without)):
         os.remove(junit_path(interpreter, without))
     log = os.path.join(LOGS, label(interpreter, without) + "-suite.log")

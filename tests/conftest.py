@@ -7,10 +7,12 @@ import time
 
 import pytest
 
+from programs import METHODS
+
 ARRAYS = "/dev/shm/snp_*"
 
 
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
+@pytest.fixture(params=METHODS)
 def context(request):
     """A multiprocessing context, each start method in turn."""
     return multiprocessing.get_context(request.param)

@@ -10,6 +10,9 @@ import uuid
 
 import pytest
 
+METHODS = ("fork", "spawn", "forkserver")
+# Pythons without `multiprocessing.shared_memory`.
+OLD = sys.version_info < (3, 8)
 MARK = "SHARED_NUMPY_TEST_PROGRAM"
 TRACKER = "shared-numpy-tracker"
 # What SHARED_NUMPY_DISABLE says; `ci/matrix.py` has the array tests run without each feature.
@@ -101,6 +104,16 @@ def argv(pid):
         return []
 
 
+def shm_exists(name):
+    """Whether there is named memory of that name."""
+    return os.path.exists("/dev/shm/" + name.lstrip("/"))
+
+
+def names_left(names):
+    """Those of these names that are in /dev/shm."""
+    return [name for name in names if shm_exists(name)]
+
+
 class Program:
     """A script in an interpreter and a session of its own.
 
@@ -178,7 +191,24 @@ class Program:
             self._popen.wait()
 
 
+def run_python(code, *args, **options):
+    """Runs `code` in a new interpreter; gives (return code, output, errors)."""
+    wrapper = options.pop("wrapper", [])
+    done = subprocess.Popen(
+        wrapper + [sys.executable, "-c", textwrap.dedent(code)] + list(args),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)
+    out, err = done.communicate(timeout=60)
+    return done.returncode, out, err
+
+
 def run(folder, script, *arguments, **environment):
     """Runs a script to its end, which has to be good and silent on stderr; what it printed."""
     with Program(folder, script, *arguments, **environment) as program:
         return program.end()
+
+
+def nothing_is_left(program, files, names):
+    """Fails if a program that was ended leaves processes, users of its memory, or names."""
+    assert soon(lambda: not program.processes()), program.processes()
+    assert users_of(files) == [], users_of(files)
+    assert soon(lambda: names_left(names) == []), names_left(names)

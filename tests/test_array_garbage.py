@@ -9,7 +9,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy import _core, named, reduction  # noqa: E402
-from test_array import in_use  # noqa: E402
+from array_samples import in_use  # noqa: E402
 
 ERRORS = (ValueError, LookupError, TypeError, RuntimeError)
 ROUNDS = 3000

@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import subprocess
 import sys
 import textwrap
-import time
 from multiprocessing import ProcessError
 
 import pytest
@@ -13,8 +11,8 @@ import pytest
 from shared_numpy import managers
 from shared_numpy.managers import SharedMemoryManager, SharedMemoryServer
 from shared_numpy.shared_memory import SharedMemory
-
-METHODS = ("fork", "spawn", "forkserver")
+import strangers
+from programs import METHODS, shm_exists, soon
 
 PROGRAM = textwrap.dedent("""
     import multiprocessing, os, signal, sys, time
@@ -27,29 +25,13 @@ PROGRAM = textwrap.dedent("""
 
 
 def start(tmp_path, body, method):
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM + textwrap.indent(textwrap.dedent(body), "    "))
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("SHARED_NUMPY")}
-    return subprocess.Popen(
-        [sys.executable, str(path), method], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True, env=environ)
+    return strangers.start(tmp_path, PROGRAM + textwrap.indent(textwrap.dedent(body), "    "), method)
 
 
 def run(tmp_path, body, method="fork"):
     process = start(tmp_path, body, method)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
-
-
-def exists(name):
-    return os.path.exists("/dev/shm/" + name.lstrip("/"))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # -- the interface ------------------------------------------------------------
@@ -115,7 +97,7 @@ def test_what_was_unlinked_by_hand_does_not_keep_the_rest():
     with SharedMemoryManager() as manager:
         made = [manager.SharedMemory(10) for _ in range(3)]
         made[0].unlink()
-    assert not any(exists(segment.name) for segment in made)
+    assert not any(shm_exists(segment.name) for segment in made)
 
 
 def test_a_manager_starts_once():
@@ -139,7 +121,7 @@ def test_the_server_keeps_account():
         assert ask("list_segments") == [segment.name, items.shm.name]
         ask("release_segment", (segment.name,))
         assert ask("list_segments") == [items.shm.name]
-        assert not exists(segment.name) and exists(items.shm.name)
+        assert not shm_exists(segment.name) and shm_exists(items.shm.name)
         with pytest.raises(managers.RemoteError if hasattr(managers, "RemoteError") else Exception):
             ask("release_segment", (segment.name,))
 
@@ -156,9 +138,9 @@ def test_get_server_gives_a_server_of_ours():
         del server, manager
         os._exit(0)
     assert os.wait()[1] == 0
-    assert exists(made.name)
+    assert shm_exists(made.name)
     server.release_segment(None, made.name)
-    assert not exists(made.name)
+    assert not shm_exists(made.name)
     server.listener.close()
     made.close()
 
@@ -193,7 +175,7 @@ def test_proxies_and_types_of_ones_own():
         clash = {"c": 1, "typeid": 2} if sys.version_info >= (3, 8) else {"connection": 1}
         assert manager.Plain(**clash).get() == sorted(clash)
         assert manager.Aware(**clash).get() == sorted(list(clash) + ["shared_memory_context"])
-        assert exists(manager.SharedMemory(10).name)
+        assert shm_exists(manager.SharedMemory(10).name)
 
 
 def test_all_public_names_of_the_standard_module_are_here():
@@ -224,7 +206,7 @@ def test_the_server_ends_with_its_owner(tmp_path, method):
     name, server = process.stdout.readline().split()
     process.kill()
     err = process.communicate(timeout=60)[1]
-    wait_for(lambda: not exists(name) and not os.path.exists("/proc/{}/fd/0".format(server)))
+    assert soon(lambda: not shm_exists(name) and not os.path.exists("/proc/{}/fd/0".format(server)))
     # The fork server of 3.6 and 3.7 has complaints of its own about its dead client.
     assert "Traceback" not in err or method == "forkserver"
 
@@ -270,7 +252,7 @@ def test_an_interrupted_creation_leaves_nothing(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             manager.SharedMemory(10)
         monkeypatch.undo()
-    assert len(made) == 1 and not exists(made[0]._name)
+    assert len(made) == 1 and not shm_exists(made[0]._name)
 
 
 def test_the_context_is_the_default_one_too():

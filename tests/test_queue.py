@@ -17,7 +17,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy import Queue, _core  # noqa: E402
-from test_array import exists, memory_of, name_of, same  # noqa: E402
+from array_samples import exists, memory_of, name_of, same  # noqa: E402
 
 
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)

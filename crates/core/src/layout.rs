@@ -17,8 +17,6 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::error::{Error, Result};
-
 /// `"SNPFAMLY"`: the first word of a family segment.
 pub const FAMILY_MAGIC: u64 = u64::from_le_bytes(*b"SNPFAMLY");
 /// `"SNPPOOL\0"`: the first word of a pool segment.
@@ -101,8 +99,16 @@ pub struct Field {
 }
 
 pub mod cells;
+mod fnv;
 pub mod latest;
+mod pool;
 pub mod queues;
+mod words;
+
+pub use pool::PoolLayout;
+pub use words::{Packed, Participant, Place};
+
+use fnv::{FNV_BASIS, fnv_structs, fnv_word};
 
 shared_structs! {
     /// Every structure of families and pools: name, size in bytes, and its fields.
@@ -238,150 +244,6 @@ pub const FINGERPRINT: u64 = {
     )
 };
 
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x100_0000_01b3;
-
-const fn fnv_structs(mut hash: u64, structs: &[Struct]) -> u64 {
-    let mut at = 0;
-    while at < structs.len() {
-        let each = &structs[at];
-        hash = fnv_text(hash, each.name);
-        let mut field = 0;
-        while field < each.fields.len() {
-            let Field {
-                name,
-                offset_bytes,
-                size_bytes,
-            } = each.fields[field];
-            hash = fnv_text(hash, name);
-            hash = fnv_word(hash, offset_bytes as u64);
-            hash = fnv_word(hash, size_bytes as u64);
-            field += 1;
-        }
-        at += 1;
-    }
-    hash
-}
-
-const fn fnv_text(mut hash: u64, text: &str) -> u64 {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(FNV_PRIME);
-        at += 1;
-    }
-    // A byte no name contains ends it: ("ab", "c") is not ("a", "bc").
-    (hash ^ 0xff).wrapping_mul(FNV_PRIME)
-}
-
-const fn fnv_word(mut hash: u64, word: u64) -> u64 {
-    let bytes = word.to_le_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(FNV_PRIME);
-        at += 1;
-    }
-    hash
-}
-
-/// A slot's or token's word taken apart: bits 0-3 state, 4-15 slot, 16-63 generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
-    /// What the tables of states in the format page number.
-    pub state: u64,
-    /// The slot that did, or does, something to it.
-    pub by: usize,
-    /// Which life this is.
-    pub generation: u64,
-}
-
-impl Packed {
-    /// The last generation; a word that has it is never used again.
-    pub const GENERATION_LAST: u64 = (1 << 48) - 1;
-
-    /// Takes a word apart; every word can be.
-    pub const fn unpack(word: u64) -> Self {
-        Packed {
-            state: word & 0xf,
-            by: (word >> 4 & 0xfff) as usize,
-            generation: word >> 16,
-        }
-    }
-
-    /// The word.
-    pub const fn pack(self) -> u64 {
-        debug_assert!(self.state < 16 && self.by < 4096);
-        debug_assert!(self.generation <= Self::GENERATION_LAST);
-        self.generation << 16 | (self.by as u64) << 4 | self.state
-    }
-}
-
-/// One life of a slot: who holds, owns, closes or sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Participant {
-    /// Index of the slot, below [`SLOTS`].
-    pub slot: usize,
-    /// The slot's generation.
-    pub generation: u64,
-}
-
-impl Participant {
-    /// The word that names this participant; never zero.
-    pub const fn pack(self) -> u64 {
-        Packed {
-            state: 1,
-            by: self.slot,
-            generation: self.generation,
-        }
-        .pack()
-    }
-
-    /// The participant that a word names; `None` for zero and for nonsense.
-    pub const fn unpack(word: u64) -> Option<Self> {
-        let Packed {
-            state,
-            by,
-            generation,
-        } = Packed::unpack(word);
-        if state == 1 && by < SLOTS {
-            Some(Participant {
-                slot: by,
-                generation,
-            })
-        } else {
-            None
-        }
-    }
-}
-
-/// What names a block within an owner's chain in one word: bits 0-15 the block, 16-63 the
-/// number of the segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// Index of the block, below [`BLOCKS_MAX`].
-    pub block: usize,
-    /// The segment's number.
-    pub number: u64,
-}
-
-impl Place {
-    /// The word; `None` for a number that no chain reaches.
-    pub const fn pack(self) -> Option<u64> {
-        if self.block as u64 >= BLOCKS_MAX || self.number >> 48 != 0 {
-            return None;
-        }
-        Some(self.number << 16 | self.block as u64)
-    }
-
-    /// Takes a word apart; every word can be.
-    pub const fn unpack(word: u64) -> Self {
-        Place {
-            block: (word & 0xffff) as usize,
-            number: word >> 16,
-        }
-    }
-}
-
 /// Where slot `index` of a family segment begins.
 pub const fn slot_offset(index: usize) -> usize {
     PART_ALIGN_BYTES as usize + index * size_of::<Slot>()
@@ -390,123 +252,5 @@ pub const fn slot_offset(index: usize) -> usize {
 /// The size of a family segment.
 pub const FAMILY_BYTES: usize = slot_offset(SLOTS);
 
-/// Where the parts of a pool segment lie, computed from its two capacities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolLayout {
-    /// Capacity of the block table; a multiple of 64.
-    pub blocks: usize,
-    /// Capacity of the token table.
-    pub tokens: usize,
-    /// How many words a row has.
-    pub row_words: usize,
-    /// How many words of dirty bits there are.
-    pub dirty_words: usize,
-    /// Offset of the row owners.
-    pub row_owners: usize,
-    /// Offset of the dirty bits.
-    pub dirty: usize,
-    /// Offset of the token table.
-    pub token_table: usize,
-    /// Offset of the block table; everything before it is committed at creation.
-    pub block_table: usize,
-    /// Offset of the rows.
-    pub rows: usize,
-    /// Offset of the data.
-    pub data: usize,
-}
-
-impl PoolLayout {
-    /// Computes the layout for these capacities.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Damaged`] for a capacity that is zero, too large, or for `blocks`
-    /// not a multiple of 64.
-    pub fn new(blocks: u64, tokens: u64) -> Result<Self> {
-        let bits = WORD_BITS as u64;
-        if blocks == 0 || blocks > BLOCKS_MAX || !blocks.is_multiple_of(bits) {
-            return Err(Error::Damaged("a block table of impossible size"));
-        }
-        if tokens == 0 || tokens > TOKENS_MAX {
-            return Err(Error::Damaged("a token table of impossible size"));
-        }
-        // Both are small: nothing below can overflow.
-        let (blocks, tokens) = (blocks as usize, tokens as usize);
-        let row_words = blocks / WORD_BITS;
-        let dirty_words = row_words.div_ceil(WORD_BITS);
-        let align = |offset: usize| offset.next_multiple_of(PART_ALIGN_BYTES as usize);
-        let row_owners = size_of::<PoolHeader>();
-        let dirty = row_owners + ROWS * WORD_BYTES;
-        let token_table = dirty + dirty_words * WORD_BYTES;
-        let block_table = align(token_table + tokens * size_of::<Token>());
-        let rows = align(block_table + blocks * size_of::<Block>());
-        let data = align(rows + ROWS * row_words * WORD_BYTES);
-        Ok(PoolLayout {
-            blocks,
-            tokens,
-            row_words,
-            dirty_words,
-            row_owners,
-            dirty,
-            token_table,
-            block_table,
-            rows,
-            data,
-        })
-    }
-
-    /// Where word `word` of row `row` lies.
-    pub const fn row_word(&self, row: usize, word: usize) -> usize {
-        self.rows + (row * self.row_words + word) * WORD_BYTES
-    }
-
-    /// Where the owner word of row `row` lies.
-    pub const fn row_owner(&self, row: usize) -> usize {
-        self.row_owners + row * WORD_BYTES
-    }
-
-    /// Where a field of token `token` lies.
-    pub const fn token(&self, token: usize, field: usize) -> usize {
-        self.token_table + token * size_of::<Token>() + field
-    }
-
-    /// Where a field of block `block` lies.
-    pub const fn block(&self, block: usize, field: usize) -> usize {
-        self.block_table + block * size_of::<Block>() + field
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_pack_and_unpack() {
-        let packed = Packed {
-            state: 4,
-            by: 1023,
-            generation: Packed::GENERATION_LAST,
-        };
-        assert_eq!(Packed::unpack(packed.pack()), packed);
-        let someone = Participant {
-            slot: 0,
-            generation: 0,
-        };
-        assert_ne!(someone.pack(), 0);
-        assert_eq!(Participant::unpack(someone.pack()), Some(someone));
-        assert_eq!(Participant::unpack(0), None);
-    }
-
-    #[test]
-    fn parts_follow_each_other() {
-        for (blocks, tokens) in [(64, 1), (64, 1024), (BLOCKS_MAX, TOKENS_MAX)] {
-            let layout = PoolLayout::new(blocks, tokens).unwrap();
-            assert_eq!(layout.row_word(ROWS, 0).next_multiple_of(4096), layout.data);
-            assert!(layout.block(layout.blocks, 0) <= layout.rows);
-            assert!(layout.token(layout.tokens, 0) <= layout.block_table);
-        }
-        for (blocks, tokens) in [(0, 1), (63, 1), (64, 0), (1 << 40, 1), (64, u64::MAX)] {
-            assert!(PoolLayout::new(blocks, tokens).is_err());
-        }
-    }
-}
+mod tests;

@@ -57,3 +57,6 @@ pub(crate) fn get_u64(bytes: &[u8], offset: usize) -> Result<u64, Malformed> {
 pub(crate) fn require(condition: bool) -> Result<(), Malformed> {
     condition.then_some(()).ok_or(Malformed)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

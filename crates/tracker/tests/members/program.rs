@@ -1,7 +1,7 @@
 //! A member that does as it is told: one line in, one line out.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use shared_numpy_core::pool::owner::{Pool, PoolOptions};
 use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::sys::process;
 
-use super::{runs, signal, tracker, wait_until};
+use super::{answer, runs, signal, tracker, wait_until};
 
 /// Tells the child that it is one.
 const ROLE: &str = "SNP_TEST_MEMBER";
@@ -77,16 +77,7 @@ impl Program {
     #[track_caller]
     pub(crate) fn does(&mut self, order: &str) -> String {
         self.tell(order);
-        let mut line = String::new();
-        // The test harness in the child has things to say as well.
-        while !line.starts_with('@') {
-            line.clear();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it died");
-            if let Some(at) = line.find('@') {
-                line.drain(..at);
-            }
-        }
-        line[1..].trim_end().to_owned()
+        answer(&mut self.output)
     }
 
     /// Gives an order that is not answered.

@@ -5,6 +5,8 @@
 //! the protocol itself, well and badly. Waits are bounded by generous deadlines;
 //! no test measures time.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod family;
 mod one_program;
 mod program;
@@ -12,28 +14,8 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-/// How long anything may take that should be quick.
-const SOON: Duration = Duration::from_secs(20);
-
-/// Long enough for a wrong clean-up to happen, where a test shows that none does.
-const A_WHILE: Duration = Duration::from_millis(300);
-
-/// The executable under test.
-fn tracker() -> &'static str {
-    env!("CARGO_BIN_EXE_shared-numpy-tracker")
-}
-
-/// Waits until `condition` holds; fails the test if it takes too long.
-#[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited too long until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use common::{A_WHILE, answer, runs, signal, tracker, wait_until};
 
 /// A file in `/dev/shm` that no other test uses; removed at the end at the latest.
 struct Shm {
@@ -81,14 +63,4 @@ impl Drop for Shm {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(self.path());
     }
-}
-
-fn signal(pid: u32, signal: i32) {
-    // SAFETY: two integers; the pid is a process that this test started.
-    assert_eq!(unsafe { libc::kill(pid.try_into().unwrap(), signal) }, 0);
-}
-
-/// Whether a process runs (a zombie does not).
-fn runs(pid: u32) -> bool {
-    shared_numpy_core::sys::process::ProcessId::of(pid).is_some()
 }

@@ -14,7 +14,7 @@ use shared_numpy_core::tracker::address::VARIABLE;
 use shared_numpy_core::tracker::client::{self, Options, Outcome};
 use shared_numpy_core::tracker::protocol::ResourceType;
 
-use super::{signal, tracker, wait_until};
+use super::{answer, signal, tracker, wait_until};
 
 /// Tells the child which test to be; its value is the pid of its
 /// `multiprocessing` parent, or empty.
@@ -89,16 +89,7 @@ impl Program {
     pub(crate) fn does(&mut self, order: &str) -> String {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{order}").unwrap();
-        let mut line = String::new();
-        // The test harness in the child has things to say as well.
-        while !line.starts_with('@') {
-            line.clear();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it died");
-            if let Some(at) = line.find('@') {
-                line.drain(..at);
-            }
-        }
-        line[1..].trim_end().to_owned()
+        answer(&mut self.output)
     }
 
     /// Gives an order that is not answered.

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("numpy")
 
-from programs import DISABLED, Program, argv, is_alive, needs_tracker, run, soon, trackers_of, users_of
+from programs import DISABLED, Program, argv, is_alive, names_left, needs_tracker, nothing_is_left, run, soon, trackers_of
 
 WITHOUT_TRACKER = "tracker" in DISABLED
 
@@ -59,10 +59,6 @@ FAMILY = """
 """
 
 
-def shm(names):
-    return [name for name in names if os.path.exists("/dev/shm/" + name)]
-
-
 def started(program):
     """The names that it made, once all of `FAMILY` runs."""
     lines = sorted([program.line(), program.line()], key=len)
@@ -74,14 +70,8 @@ def names():
     """Names of named memory, to be removed at the end: where the trackers are killed nobody else does."""
     made = []
     yield made
-    for name in shm(made):
+    for name in names_left(made):
         os.unlink("/dev/shm/" + name)
-
-
-def nothing_is_left(program, files, names):
-    assert soon(lambda: not program.processes()), program.processes()
-    assert users_of(files) == []
-    assert soon(lambda: shm(names) == []), shm(names)
 
 
 @needs_tracker
@@ -234,222 +224,3 @@ def test_what_is_on_its_way_outlives_its_sender_and_the_tracker(tmp_path):
             worker.join()
             assert worker.exitcode == 0
     """)
-
-
-# -- handles on their way ---------------------------------------------------------------
-
-SEND_AND_DIE = """
-    import os, sys, time
-    from multiprocessing.reduction import ForkingPickler
-    import shared_numpy as snp
-    from programs import soon
-
-    def sent_by_a_child(a):
-        pid = os.fork()
-        if pid == 0:
-            ForkingPickler.dumps(a)
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-
-    def address(a):
-        return a.__array_interface__["data"][0]
-
-    a = snp.ones(1 << 13)
-    place = address(a)
-    sent_by_a_child(a)
-    del a
-"""
-
-
-def test_what_the_dead_sent_to_nobody_expires_in_our_pool(tmp_path):
-    run(tmp_path, SEND_AND_DIE + """
-    assert soon(lambda: snp.stats()["in_flight"] == 0)
-    assert snp.stats()["in_use_bytes"] == 0
-    """, SHARED_NUMPY_INFLIGHT_S="1")
-
-
-def test_what_the_dead_sent_to_nobody_is_used_before_the_pool_grows(tmp_path):
-    run(tmp_path, SEND_AND_DIE + """
-    others = []
-
-    def is_used_again():
-        others.append(snp.ones(1 << 13))
-        return address(others[-1]) == place
-
-    assert soon(is_used_again)
-    """, SHARED_NUMPY_INFLIGHT_S="1")
-
-
-def test_trim_finds_what_expired(tmp_path):
-    run(tmp_path, SEND_AND_DIE + """
-    assert soon(lambda: snp.trim() >= 1 << 16)
-    """, SHARED_NUMPY_INFLIGHT_S="1")
-
-
-def test_what_was_sent_stays_for_ten_minutes(tmp_path):
-    out = run(tmp_path, SEND_AND_DIE + """
-    time.sleep(1.5)
-    snp.trim()
-    stats = snp.stats()
-    print(stats["in_flight"], stats["in_use_bytes"] >= 1 << 16)
-    """)
-    assert out == "1 True\n"
-
-
-@needs_tracker
-def test_what_was_sent_to_nobody_expires_in_orphaned_pools(tmp_path):
-    run(tmp_path, """
-        import multiprocessing, os, pickle
-        from multiprocessing.reduction import ForkingPickler
-        import shared_numpy as snp
-        from programs import memory_files, soon, users_of
-
-        def send_and_die(connection):
-            a = snp.ones(1 << 20)
-            connection.send((bytes(ForkingPickler.dumps(a)), memory_files(os.getpid())))
-
-        if __name__ == "__main__":
-            mine = snp.ones(10)
-            bytes(ForkingPickler.dumps(mine))
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            child = context.Process(target=send_and_die, args=(theirs,))
-            child.start()
-            data, files = ours.recv()
-            child.join()
-            files -= memory_files(os.getpid())
-            assert len(files) == 1
-            # The tracker has it, until it expires.
-            assert soon(lambda: not users_of(files))
-            try:
-                pickle.loads(data)
-            except snp.StaleHandle:
-                pass
-            else:
-                raise AssertionError("it is still there")
-    """, SHARED_NUMPY_INFLIGHT_S="1")
-
-
-# -- no tracker at all --------------------------------------------------------------------
-
-ALONE = dict(SHARED_NUMPY_DISABLE=",".join(DISABLED + ["tracker"]))
-
-
-def test_without_a_tracker_trees_of_forks_work(tmp_path):
-    run(tmp_path, """
-        import multiprocessing, os
-        import shared_numpy as snp
-
-        def work(number):
-            mine = snp.full(10, float(number))
-            queue.put(mine)
-            a[number] += 1
-            if number < 16:
-                children = [context.Process(target=work, args=(2 * number + each,)) for each in range(2)]
-                for child in children:
-                    child.start()
-                for child in children:
-                    child.join()
-                    assert child.exitcode == 0
-            received.wait(60)  # nobody else keeps what we sent
-
-        context = multiprocessing.get_context("fork")
-        a, queue, received = snp.zeros(32), context.Queue(), context.Event()
-        root = context.Process(target=work, args=(1,))
-        root.start()
-        arrays = [queue.get(timeout=60) for _ in range(31)]
-        received.set()
-        root.join()
-        assert root.exitcode == 0
-        assert sorted(each[0] for each in arrays) == list(range(1, 32))
-        assert a.tolist() == [0] + [1] * 31
-    """, **ALONE)
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_without_a_tracker_the_owner_is_reached_in_proc(tmp_path, method):
-    with Program(tmp_path, """
-        import multiprocessing, sys
-        import numpy as np
-        import shared_numpy as snp
-
-        def work(a, queue, back):
-            a[0] = 9
-            b = queue.get(timeout=60)
-            b[0] = 8
-            back.put(snp.full(1 << 18, 7.0))
-            queue.get(timeout=60)
-
-        if __name__ == "__main__":
-            context = multiprocessing.get_context(sys.argv[1])
-            queue, back = context.Queue(), context.Queue()
-            a = snp.array(np.arange(5))
-            child = context.Process(target=work, args=(a, queue, back))
-            child.start()
-            b = snp.full(1 << 20, 1.0)
-            queue.put(b)
-            made = back.get(timeout=60)
-            assert made.sum() == 7 << 18 and a[0] == 9 and b[0] == 8
-            queue.put(None)
-            child.join()
-            assert child.exitcode == 0
-            assert made.sum() == 7 << 18
-            assert snp.stats()["in_flight"] == 0
-            print("ready", flush=True)
-            sys.stdin.readline()
-    """, method, **ALONE) as program:
-        program.line()
-        files = program.files()
-        assert files and trackers_of(files) == []
-        program.tell()
-        program.end()
-        nothing_is_left(program, files, [])
-
-
-def test_without_a_tracker_an_owner_out_of_reach_is_an_error_that_says_why(tmp_path):
-    out = run(tmp_path, """
-        import multiprocessing, os
-        import shared_numpy as snp
-
-        def work(connection):
-            connection.recv()
-            for _ in range(2):
-                try:
-                    a = connection.recv()
-                except snp.TrackerUnavailable as error:
-                    connection.send(str(error))
-                else:
-                    connection.send(a.sum())
-
-        def descriptors():
-            return {int(fd) for fd in os.listdir("/proc/self/fd") if "memfd:shared_numpy" in link(fd)
-                    or "/dev/shm/" in link(fd)}
-
-        def link(fd):
-            try:
-                return os.readlink("/proc/self/fd/" + fd)
-            except OSError:
-                return ""
-
-        if __name__ == "__main__":
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            child = context.Process(target=work, args=(theirs,))
-            child.start()
-            ours.send(snp.ones(10))
-            near = snp.ones(20)
-            before = descriptors()
-            a = snp.empty(200 << 20, dtype="u1")  # large enough for a segment of its own
-            assert descriptors() > before
-            for fd in descriptors() - before:
-                os.close(fd)
-            ours.send(a)
-            print(ours.recv())
-            ours.send(near)
-            print(ours.recv())
-            child.join()
-            assert child.exitcode == 0
-    """, **ALONE)
-    error, good = out.splitlines()
-    assert "SHARED_NUMPY_DISABLE" in error and "tracker" in error, error
-    assert good == "20.0"

@@ -13,8 +13,8 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy.shared_memory import SharedMemory  # noqa: E402
+from array_samples import in_use, memory_of  # noqa: E402
 from programs import DISABLED, needs_tracker, run  # noqa: E402
-from test_array import in_use, memory_of  # noqa: E402
 
 # -- multiprocessing's queues -------------------------------------------------------------
 

@@ -1,0 +1,190 @@
+//! Reading items: a text is one that somebody wrote, whole, or it is an error; who writes
+//! meanwhile is waited for a little.
+
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use super::item::{self, Format, Item};
+use super::layout::WORD_BYTES;
+use super::{Error, List, Result};
+
+/// Where the text of an item is put when it is read; may be used again and again.
+#[derive(Debug)]
+pub struct Buffer {
+    small: [u8; SMALL_BYTES],
+    large: Vec<u8>,
+}
+
+const SMALL_BYTES: usize = 64;
+/// Text is compared with its place in parts of so many bytes.
+const COMPARED_BYTES: usize = 256;
+
+impl Buffer {
+    /// An empty buffer; allocates nothing.
+    #[inline]
+    pub const fn new() -> Self {
+        Buffer {
+            small: [0; SMALL_BYTES],
+            large: Vec::new(),
+        }
+    }
+
+    fn bytes(&self, len: usize) -> &[u8] {
+        if len <= SMALL_BYTES {
+            &self.small[..len]
+        } else {
+            &self.large[..len]
+        }
+    }
+
+    fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        if len <= SMALL_BYTES {
+            &mut self.small[..len]
+        } else {
+            self.large.resize(len, 0);
+            &mut self.large
+        }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one look at an item found.
+enum Look {
+    Scalar(Item<'static>),
+    Text {
+        is_str: bool,
+        len: usize,
+    },
+    /// Somebody is writing it.
+    Moving,
+    /// It makes no sense; perhaps the standard library is writing it.
+    Senseless(&'static str),
+}
+
+impl List {
+    /// Item `index`; a text is put into `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`], [`Error::Corrupt`], [`Error::Unfinished`].
+    #[inline]
+    pub fn get<'b>(&self, index: usize, buffer: &'b mut Buffer) -> Result<Item<'b>> {
+        let mut look = self.look(index, buffer)?;
+        let mut attempt = 0;
+        loop {
+            match look {
+                Look::Scalar(item) => return Ok(item),
+                Look::Text { is_str, len } => {
+                    let text = buffer.bytes(len);
+                    return Ok(if is_str {
+                        Item::Str(text)
+                    } else {
+                        Item::Bytes(text)
+                    });
+                }
+                Look::Moving => pause(attempt).ok_or(Error::Unfinished { index })?,
+                Look::Senseless(reason) if attempt >= SPINS => {
+                    return Err(Error::Corrupt { index, reason });
+                }
+                Look::Senseless(_) => std::hint::spin_loop(),
+            }
+            attempt += 1;
+            look = self.look(index, buffer)?;
+        }
+    }
+
+    #[inline]
+    fn look(&self, index: usize, buffer: &mut Buffer) -> Result<Look> {
+        let slot = self.slot(index)?;
+        let format_at = self.layout.format_at(index);
+        let word = self.mapping.load_u64(format_at)?;
+        // What follows is read after the format (pairs with the fences of `write`).
+        fence(Ordering::Acquire);
+        let Some(format) = Format::parse(word) else {
+            return Ok(Look::Senseless("its format is unknown"));
+        };
+        let found = match format {
+            Format::BeingWritten => return Ok(Look::Moving),
+            Format::Text { len, exact } => {
+                if len > slot.len {
+                    return Ok(Look::Senseless("it is longer than its place"));
+                }
+                let text = if len <= WORD_BYTES {
+                    // Whole words are never torn.
+                    let word = self.mapping.load_u64(slot.at)?.to_ne_bytes();
+                    buffer.small[..WORD_BYTES].copy_from_slice(&word);
+                    &buffer.small[..len]
+                } else {
+                    let text = buffer.bytes_mut(len);
+                    self.mapping.read_bytes(slot.at, text)?;
+                    // The format tells a few hundred versions apart: a reader that slept
+                    // may meet the same one again. What it read is one text only if it
+                    // is still there.
+                    fence(Ordering::Acquire);
+                    if !self.holds(slot.at, text)? {
+                        return Ok(Look::Moving);
+                    }
+                    text
+                };
+                let code = self.read_code(index)?;
+                item::decode_text(text, exact, code, slot.len).map(|(is_str, kept)| {
+                    // `bytes` looks at the same storage for a shorter length only
+                    // if both are small or both are large.
+                    if len > SMALL_BYTES && kept <= SMALL_BYTES {
+                        buffer.small[..kept].copy_from_slice(&buffer.large[..kept]);
+                    }
+                    Look::Text { is_str, len: kept }
+                })
+            }
+            scalar => {
+                let value = self.mapping.load_u64(slot.at)?;
+                item::decode_scalar(scalar, self.read_code(index)?, value).map(Look::Scalar)
+            }
+        };
+        // What was read is older than this second look at the format.
+        fence(Ordering::Acquire);
+        if self.mapping.load_u64(format_at)? != word {
+            return Ok(Look::Moving);
+        }
+        Ok(found.unwrap_or(Look::Senseless("its format and its code disagree")))
+    }
+
+    /// Whether these bytes are what lies at `at` now.
+    fn holds(&self, at: usize, bytes: &[u8]) -> Result<bool> {
+        let mut now = [0; COMPARED_BYTES];
+        for (number, part) in bytes.chunks(COMPARED_BYTES).enumerate() {
+            let now = &mut now[..part.len()];
+            self.mapping.read_bytes(at + number * COMPARED_BYTES, now)?;
+            if now != part {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+const SPINS: u32 = 64;
+const YIELDS: u32 = 64;
+const SLEEPS: u32 = 20;
+const SLEEP: Duration = Duration::from_millis(1);
+
+/// Waits a little for a writer; `None` when enough was waited (about 20 ms).
+#[cold]
+fn pause(attempt: u32) -> Option<()> {
+    if attempt < SPINS {
+        std::hint::spin_loop();
+    } else if attempt < SPINS + YIELDS {
+        std::thread::yield_now();
+    } else if attempt < SPINS + YIELDS + SLEEPS {
+        // The writer was put aside by the scheduler, or died.
+        std::thread::sleep(SLEEP);
+    } else {
+        return None;
+    }
+    Some(())
+}

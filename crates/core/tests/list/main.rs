@@ -1,0 +1,6 @@
+//! Lists through their public face.
+
+mod damage;
+mod layouts;
+mod model;
+mod world;
