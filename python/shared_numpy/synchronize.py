@@ -32,7 +32,11 @@ _PLACES = 1016
 
 
 class _Shared:
-    """An object over a cell in ``_core``, in `self._cell`."""
+    """An object that is, or has in `_cell`, a cell in ``_core``."""
+
+    def _send(self):
+        """A handle, and what takes it back."""
+        return self._cell.send()
 
     def __reduce_ex__(self, protocol):
         # Subclasses, which ForkingPickler does not know; it is they or plain pickle.
@@ -42,7 +46,7 @@ class _Shared:
 
 def _reduce(self, published=None):
     """The object by handle, as a pickler wants it."""
-    handle, sent = self._cell.send()
+    handle, sent = self._send()
     if published is not None:
         published._sent.append(sent)
     _family.export()
@@ -66,74 +70,56 @@ def _open(cls, handle, details):
     return self
 
 
-class _SemLock(_Shared):
-    """What locks and semaphores have in common."""
+class _SemLock(_core.SemLock, _Shared):
+    """What locks and semaphores have in common; the rest is in C.
+
+    They set no attributes: in an object whose dictionary is empty CPython finds methods
+    faster.
+    """
 
     _kind = None  # type: int
-
-    def _make(self, value, raises=False):
-        self._bind(_core.SemLock(self._kind, value, raises), raises)
-
-    def _bind(self, cell, raises):
-        self._cell = self._semlock = cell
-        self._raises = raises
-        # A call less, unless a subclass has its own.
-        if type(self).acquire is _SemLock.acquire:
-            self.acquire = cell.acquire
-        if type(self).release is _SemLock.release:
-            self.release = cell.release
 
     def _details(self):
         return self._raises
 
     def _restore(self, handle, raises):
-        self._bind(_core.SemLock.open(handle, self._kind, raises), raises)
+        self._open(handle, self._kind, raises)
 
-    def acquire(self, block=True, timeout=None):
-        """Acquires; returns whether it could, in `timeout` seconds, or at once without `block`."""
-        return self._cell.acquire(block, timeout)
-
-    def release(self):
-        """Releases."""
-        self._cell.release()
-
-    def __enter__(self):
-        return self._cell.__enter__()
-
-    def __exit__(self, *args):
-        return self._cell.__exit__(*args)
+    @property
+    def _semlock(self):
+        """Where ``multiprocessing`` has `_is_mine`, `_count` and `_get_value`."""
+        return self
 
     def locked(self):
         """Whether no unit is left, so that `acquire` would wait."""
-        return self._cell._get_value() == 0
+        return self._is_zero()
 
     def _owner(self):
         """Who has it, and how often, in the words of ``multiprocessing``."""
-        cell = self._cell
-        if cell._is_mine():
+        if self._is_mine():
             name = process.current_process().name
             if threading.current_thread() is not threading.main_thread():
                 name += "|" + threading.current_thread().name
-            return name, cell._count()
-        if cell._get_value() == 1:
+            return name, self._count()
+        if self._get_value() == 1:
             return "None", 0
-        return ("SomeOtherThread" if cell._count() else "SomeOtherProcess"), "nonzero"
+        return ("SomeOtherThread" if self._count() else "SomeOtherProcess"), "nonzero"
 
 
 class _Mutex(_SemLock):
     def __init__(self, on_abandoned="continue"):
         if on_abandoned not in ("continue", "raise"):
             raise ValueError('on_abandoned is "continue" or "raise", not {!r}'.format(on_abandoned))
-        self._make(1, on_abandoned == "raise")
+        self._make(self._kind, 1, on_abandoned == "raise")
 
     @property
     def abandoned(self):
         """Whether a process died that had the lock, and nobody has released it since."""
-        return self._cell.abandoned
+        return self._is_abandoned()
 
     def acquire_abandoned(self, block=True, timeout=None):
         """As `acquire`, but never raises `AbandonedLock`: to put things right."""
-        return self._cell.acquire_abandoned(block, timeout)
+        return self._acquire_abandoned(block, timeout)
 
 
 class Lock(_Mutex):
@@ -181,11 +167,11 @@ class Semaphore(_SemLock):
     _kind = _SEMAPHORE
 
     def __init__(self, value=1):
-        self._make(value)
+        self._make(self._kind, value)
 
     def get_value(self):
         """How many units are left."""
-        return self._cell._get_value()
+        return self._get_value()
 
     def __repr__(self):
         return "<{}(value={})>".format(type(self).__name__, self.get_value())
@@ -199,17 +185,6 @@ class BoundedSemaphore(Semaphore):
     """
 
     _kind = _BOUNDED
-
-    def __init__(self, value=1):
-        super().__init__(value)
-        self._bound = value
-
-    def _details(self):
-        return self._raises, self._bound
-
-    def _restore(self, handle, details):
-        raises, self._bound = details
-        super()._restore(handle, raises)
 
     def __repr__(self):
         return "<{}(value={}, maxvalue={})>".format(
@@ -329,9 +304,9 @@ class Condition(_Shared):
             Its lock was made with ``on_abandoned="raise"``, and was abandoned meanwhile. It
             is acquired all the same.
         """
-        if not self._lock._cell._is_mine():
+        if not self._lock._is_mine():
             raise AssertionError("must acquire() condition before using wait()")
-        return self._cell.wait(self._lock._cell, timeout)
+        return self._cell.wait(self._lock, timeout)
 
     def wait_for(self, predicate, timeout=None):
         """Waits until `predicate()` is true; returns its last value."""
@@ -347,7 +322,7 @@ class Condition(_Shared):
 
     def notify(self, n=1):
         """Wakes up to `n` of those who wait. AssertionError without the lock."""
-        if not self._lock._cell._is_mine():
+        if not self._lock._is_mine():
             raise AssertionError("lock is not owned")
         self._cell.notify(n)
 
@@ -458,6 +433,8 @@ class Barrier(_Shared):
         return "<{} at {:#x}: {}>".format(type(self).__qualname__, id(self), state)
 
 
+for _class in (Lock, RLock, Semaphore, BoundedSemaphore):
+    _core.lock_methods(_class)
 for _class in (Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier, AtomicInt):
     reduction.register_reducer(_class, _reduce)
 del _class

@@ -7,8 +7,13 @@
 //!   handlers between slices of sleep, and ends its wait with the exception of one.
 //! - A handler that forks meanwhile leaves the parent waiting; the child begins anew.
 
+mod barrier;
+mod condition;
+mod event;
+mod integer;
 mod lock;
-mod signals;
+mod quick;
+mod semlock;
 
 use std::cell::{Cell as ThreadCell, RefCell};
 use std::num::NonZeroU64;
@@ -204,12 +209,15 @@ fn never(over: Over) -> PyErr {
 
 /// A timeout in seconds; below zero is none at all, too long to count is for ever.
 fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    let Some(timeout) = timeout else {
-        return Ok(None);
-    };
-    let seconds: f64 = timeout.extract()?;
+    match timeout {
+        None => Ok(None),
+        Some(timeout) => Ok(seconds_ns(gil::float(timeout)?)),
+    }
+}
+
+fn seconds_ns(seconds: f64) -> Option<u64> {
     // Saturates at both ends.
-    Ok(Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX))
+    Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX)
 }
 
 /// The number of this thread, which no other thread of the process ever has.
@@ -239,6 +247,9 @@ fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    lock::register(m)?;
-    signals::register(m)
+    semlock::register(m)?;
+    integer::register(m)?;
+    event::register(m)?;
+    condition::register(m)?;
+    barrier::register(m)
 }
