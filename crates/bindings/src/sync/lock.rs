@@ -4,6 +4,9 @@
 //! Guarantee: acquire and release of what is free are one call, no system call, and one
 //! compare-and-swap each.
 
+#![allow(unsafe_code)]
+
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::create_exception;
@@ -18,7 +21,10 @@ use shared_numpy_core::lock::semaphore::Semaphore;
 use shared_numpy_core::lock::wait::{Stop, Wait};
 use shared_numpy_core::lock::word::{Acquired, Released};
 
-use super::{Cell, Over, checked, thread};
+use shared_numpy_core::mapping::Mapping;
+use shared_numpy_core::sys::thread;
+
+use super::{Cell, Over, checked, thread_number};
 
 create_exception!(
     shared_numpy,
@@ -62,17 +68,28 @@ impl Patience {
     };
 }
 
+/// The words of a lock or a semaphore.
+enum Words<'m> {
+    Lock(Lock<'m, System>),
+    RLock(RLock<'m, System>),
+    Semaphore(Semaphore<'m, System>),
+    Bounded(BoundedSemaphore<'m, System>),
+}
+
 /// A lock or a semaphore.
 pub(super) struct AnyLock {
+    /// Found once. Not to be given out but by [`AnyLock::words`]: they lie in the mapping
+    /// that `cell` keeps.
+    words: Words<'static>,
     pub(super) cell: Cell,
-    kind: Kind,
     /// Who acquires what a dead process had is told so by an exception, and has it not.
     raises: bool,
-    /// The thread of this process that acquired it last, through this object.
+    /// The thread of this process that acquired it last, through this object, as
+    /// [`thread::own`] tells it: a lock that is not re-entrant may be released by
+    /// anybody, so that it does no harm if a later thread is taken for it.
     thread: AtomicU64,
 }
 
-const TOO_OFTEN: &str = "semaphore or lock released too many times";
 const PLAIN: Acquired = Acquired { abandoned: false };
 
 impl AnyLock {
@@ -102,90 +119,70 @@ impl AnyLock {
                 })
             }
         }?;
-        Ok(Self::over(cell, kind, raises))
+        Self::over(cell, kind, raises)
     }
 
     /// The one that a handle leads to.
     pub(super) fn open(handle: &Bound<'_, PyAny>, kind: Kind, raises: bool) -> PyResult<Self> {
-        let lock = Self::over(Cell::open(handle)?, kind, raises);
-        match kind {
-            Kind::Lock | Kind::RLock => drop(lock.lock()?),
-            Kind::Semaphore => drop(lock.semaphore()?),
-            Kind::Bounded => drop(lock.bounded()?),
-        }
-        Ok(lock)
+        Self::over(Cell::open(handle)?, kind, raises)
     }
 
-    fn over(cell: Cell, kind: Kind, raises: bool) -> Self {
-        AnyLock {
+    fn over(cell: Cell, kind: Kind, raises: bool) -> PyResult<Self> {
+        let words = {
+            let (mapping, offset) = cell.at();
+            // SAFETY: `cell` keeps the mapping, at the same address, as long as it lives
+            // itself; the words live as long as the cell, beside it, and no longer than
+            // that are they given out.
+            let mapping: &'static Mapping = unsafe { &*ptr::from_ref(mapping) };
+            match kind {
+                Kind::Lock => Words::Lock(checked(Lock::at(mapping, offset))?),
+                Kind::RLock => Words::RLock(checked(RLock::at(mapping, offset))?),
+                Kind::Semaphore => Words::Semaphore(checked(Semaphore::at(mapping, offset))?),
+                Kind::Bounded => Words::Bounded(checked(BoundedSemaphore::at(mapping, offset))?),
+            }
+        };
+        Ok(AnyLock {
+            words,
             cell,
-            kind,
             raises,
             thread: AtomicU64::new(0),
-        }
+        })
     }
 
     #[inline]
-    fn lock(&self) -> PyResult<Lock<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(Lock::at(mapping, offset))
-    }
-
-    #[inline]
-    fn rlock(&self) -> PyResult<RLock<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(RLock::at(mapping, offset))
-    }
-
-    #[inline]
-    fn semaphore(&self) -> PyResult<Semaphore<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(Semaphore::at(mapping, offset))
-    }
-
-    fn bounded(&self) -> PyResult<BoundedSemaphore<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(BoundedSemaphore::at(mapping, offset))
+    fn words(&self) -> &Words<'_> {
+        &self.words
     }
 
     /// Acquires what is free.
     #[inline]
-    fn try_now(&self, me: Participant) -> PyResult<Option<Acquired>> {
-        Ok(match self.kind {
-            Kind::Lock => self.lock()?.try_acquire(me),
-            Kind::RLock => self.rlock()?.try_acquire(me, thread()),
-            Kind::Semaphore => self.semaphore()?.try_acquire().then_some(PLAIN),
-            Kind::Bounded => self.bounded()?.try_acquire(me).then_some(PLAIN),
-        })
+    fn try_now(&self, me: Participant) -> Option<Acquired> {
+        match self.words() {
+            Words::Lock(lock) => {
+                let acquired = lock.try_acquire(me)?;
+                self.note_thread();
+                Some(acquired)
+            }
+            Words::RLock(lock) => lock.try_acquire(me, thread_number()),
+            Words::Semaphore(semaphore) => semaphore.try_acquire().then_some(PLAIN),
+            Words::Bounded(semaphore) => semaphore.try_acquire(me).then_some(PLAIN),
+        }
     }
 
     #[cold]
     fn wait(&self, py: Python<'_>, patience: Patience) -> PyResult<Option<Acquired>> {
-        let timeout_ns = patience.timeout_ns;
-        let done = match self.kind {
-            Kind::Lock => {
-                let lock = self.lock()?;
-                self.cell
-                    .wait(py, timeout_ns, &mut |wait| lock.acquire(wait))
+        let thread = thread_number();
+        let work = &mut |wait: &mut Wait<'_>| match self.words() {
+            Words::Lock(lock) => lock.acquire(wait),
+            Words::RLock(lock) => lock.acquire(wait, thread),
+            Words::Semaphore(semaphore) => semaphore.acquire(wait).map(|()| PLAIN),
+            Words::Bounded(semaphore) => semaphore.acquire(wait).map(|()| PLAIN),
+        };
+        match self.cell.wait(py, patience.timeout_ns, work)? {
+            Ok(acquired) => {
+                self.note_thread();
+                Ok(Some(acquired))
             }
-            Kind::RLock => {
-                let (lock, thread) = (self.rlock()?, thread());
-                let work = &mut |wait: &mut Wait<'_>| lock.acquire(wait, thread);
-                self.cell.wait(py, timeout_ns, work)
-            }
-            Kind::Semaphore => {
-                let semaphore = self.semaphore()?;
-                let work = &mut |wait: &mut Wait<'_>| semaphore.acquire(wait).map(|()| PLAIN);
-                self.cell.wait(py, timeout_ns, work)
-            }
-            Kind::Bounded => {
-                let semaphore = self.bounded()?;
-                let work = &mut |wait: &mut Wait<'_>| semaphore.acquire(wait).map(|()| PLAIN);
-                self.cell.wait(py, timeout_ns, work)
-            }
-        }?;
-        match done {
-            Ok(acquired) => Ok(Some(acquired)),
             Err(Over::TimedOut) => Ok(None),
             Err(over) => Err(super::never(over)),
         }
@@ -194,15 +191,10 @@ impl AnyLock {
     /// Acquires; `None` when it could not in time.
     #[inline]
     fn acquire_any(&self, py: Python<'_>, patience: Patience) -> PyResult<Option<Acquired>> {
-        let acquired = match self.try_now(self.cell.me()?)? {
-            Some(acquired) => Some(acquired),
-            None => self.wait(py, patience)?,
-        };
-        // Only of a lock it is asked.
-        if acquired.is_some() && self.kind == Kind::Lock {
-            self.note_thread();
+        match self.try_now(self.cell.me()?) {
+            Some(acquired) => Ok(Some(acquired)),
+            None => self.wait(py, patience),
         }
-        Ok(acquired)
     }
 
     /// Acquires; whether it could in time.
@@ -223,16 +215,15 @@ impl AnyLock {
     #[cold]
     fn refuse(&self) -> PyResult<()> {
         let me = self.cell.me()?;
-        match self.kind {
-            Kind::Lock => self.lock()?.release_abandoned(me),
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                if lock.depth(me, thread()) > 1 {
+        match self.words() {
+            Words::Lock(lock) => lock.release_abandoned(me),
+            Words::RLock(lock) => {
+                if lock.depth(me, thread_number()) > 1 {
                     return Ok(()); // whoever has it knows
                 }
-                lock.release_abandoned(me, thread())
+                lock.release_abandoned(me, thread_number())
             }
-            Kind::Semaphore | Kind::Bounded => return Ok(()),
+            Words::Semaphore(_) | Words::Bounded(_) => return Ok(()),
         };
         Err(abandoned())
     }
@@ -241,81 +232,75 @@ impl AnyLock {
     #[inline]
     pub(super) fn release(&self) -> PyResult<()> {
         let me = self.cell.me()?;
-        let is_released = match self.kind {
-            Kind::Lock => self.lock()?.release(me) == Released::Done,
-            Kind::RLock => {
-                if self.rlock()?.release(me, thread()) == Released::NotHeld {
+        let is_released = match self.words() {
+            Words::Lock(lock) => lock.release(me) == Released::Done,
+            Words::RLock(lock) => {
+                if lock.release(me, thread_number()) == Released::NotHeld {
                     return Err(not_owned());
                 }
                 true
             }
-            Kind::Semaphore => self.semaphore()?.release(1),
-            Kind::Bounded => self.bounded()?.release(me) == Released::Done,
+            Words::Semaphore(semaphore) => semaphore.release(1),
+            Words::Bounded(semaphore) => semaphore.release(me) == Released::Done,
         };
         if is_released {
             Ok(())
         } else {
-            Err(PyValueError::new_err(TOO_OFTEN))
+            Err(too_often())
         }
     }
 
     /// Whether the calling thread has it.
     pub(super) fn is_mine(&self) -> PyResult<bool> {
         let me = self.cell.me()?;
-        Ok(match self.kind {
-            Kind::RLock => self.rlock()?.is_mine(me, thread()),
-            Kind::Lock => {
-                self.lock()?.owner() == Some(me)
-                    && self.thread.load(Ordering::Relaxed) == thread().get()
-            }
-            Kind::Semaphore | Kind::Bounded => false,
+        Ok(match self.words() {
+            Words::RLock(lock) => lock.is_mine(me, thread_number()),
+            Words::Lock(lock) => lock.owner() == Some(me) && self.thread_is_noted(),
+            Words::Semaphore(_) | Words::Bounded(_) => false,
         })
     }
 
     /// How often this process has it: a lock; zero for semaphores.
     pub(super) fn count(&self) -> PyResult<u64> {
         let me = self.cell.me()?;
-        Ok(match self.kind {
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                let mine = lock.depth(me, thread());
+        Ok(match self.words() {
+            Words::RLock(lock) => {
+                let mine = lock.depth(me, thread_number());
                 mine.max(u64::from(lock.owner() == Some(me)))
             }
-            Kind::Lock => u64::from(self.lock()?.owner() == Some(me)),
-            Kind::Semaphore | Kind::Bounded => 0,
+            Words::Lock(lock) => u64::from(lock.owner() == Some(me)),
+            Words::Semaphore(_) | Words::Bounded(_) => 0,
         })
     }
 
     /// How many units are left; of a lock one, if it is free.
     pub(super) fn value(&self) -> PyResult<usize> {
         self.cell.me()?;
-        Ok(match self.kind {
-            Kind::Lock | Kind::RLock => usize::from(!self.lock()?.is_held()),
-            Kind::Semaphore => self.semaphore()?.value() as usize,
-            Kind::Bounded => self.bounded()?.value(),
+        Ok(match self.words() {
+            Words::Lock(lock) => usize::from(!lock.is_held()),
+            Words::RLock(lock) => usize::from(!lock.is_held()),
+            Words::Semaphore(semaphore) => semaphore.value() as usize,
+            Words::Bounded(semaphore) => semaphore.value(),
         })
     }
 
     /// How many units a bounded semaphore has; zero for others.
-    pub(super) fn bound(&self) -> PyResult<usize> {
-        self.cell.me()?;
-        match self.kind {
-            Kind::Bounded => Ok(self.bounded()?.bound()),
-            Kind::Lock | Kind::RLock | Kind::Semaphore => Ok(0),
+    pub(super) fn bound(&self) -> usize {
+        match self.words() {
+            Words::Bounded(semaphore) => semaphore.bound(),
+            Words::Lock(_) | Words::RLock(_) | Words::Semaphore(_) => 0,
         }
     }
 
     /// Whether an owner died, and nobody has released the lock since.
     pub(super) fn is_abandoned(&self) -> PyResult<bool> {
         self.cell.me()?;
-        match self.kind {
-            Kind::Lock | Kind::RLock => {
-                let lock = self.lock()?;
-                let is_left = |who| self.cell.is_gone(who);
-                Ok(lock.is_abandoned() || lock.owner().is_some_and(is_left))
-            }
-            Kind::Semaphore | Kind::Bounded => Ok(false),
-        }
+        let (is_marked, owner) = match self.words() {
+            Words::Lock(lock) => (lock.is_abandoned(), lock.owner()),
+            Words::RLock(lock) => (lock.is_abandoned(), lock.owner()),
+            Words::Semaphore(_) | Words::Bounded(_) => (false, None),
+        };
+        Ok(is_marked || owner.is_some_and(|who| self.cell.is_gone(who)))
     }
 
     /// What a wait on a condition does with the lock: lets it go, sleeps, acquires it.
@@ -324,13 +309,10 @@ impl AnyLock {
         wait: &mut Wait<'_>,
         work: impl FnOnce(&dyn DynGuard, &mut Wait<'_>) -> T,
     ) -> PyResult<T> {
-        Ok(match self.kind {
-            Kind::Lock => work(&self.lock()?, wait),
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                work(&lock.guard(thread()), wait)
-            }
-            Kind::Semaphore | Kind::Bounded => {
+        Ok(match self.words() {
+            Words::Lock(lock) => work(lock, wait),
+            Words::RLock(lock) => work(&lock.guard(thread_number()), wait),
+            Words::Semaphore(_) | Words::Bounded(_) => {
                 return Err(PyRuntimeError::new_err(
                     "the lock of a condition is no lock",
                 ));
@@ -341,12 +323,21 @@ impl AnyLock {
     /// The calling thread has the lock.
     #[inline]
     pub(super) fn note_thread(&self) {
-        self.thread.store(thread().get(), Ordering::Relaxed);
+        self.thread.store(thread::own(), Ordering::Relaxed);
+    }
+
+    fn thread_is_noted(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == thread::own()
     }
 
     pub(super) fn raises(&self) -> bool {
         self.raises
     }
+}
+
+#[cold]
+fn too_often() -> PyErr {
+    PyValueError::new_err("semaphore or lock released too many times")
 }
 
 #[cold]

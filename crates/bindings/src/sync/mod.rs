@@ -221,7 +221,8 @@ fn seconds_ns(seconds: f64) -> Option<u64> {
 }
 
 /// The number of this thread, which no other thread of the process ever has.
-fn thread() -> NonZeroU64 {
+#[inline]
+fn thread_number() -> NonZeroU64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
         static OWN: ThreadCell<u64> = const { ThreadCell::new(0) };

@@ -86,7 +86,7 @@ impl SemLock {
     /// How many units a bounded semaphore has; zero for others.
     #[getter]
     fn _bound(&self) -> PyResult<usize> {
-        self.get()?.bound()
+        Ok(self.get()?.bound())
     }
 
     /// Whether `acquire` raises an exception for what a dead process had.

@@ -177,8 +177,9 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     /// All indices, beginning where the last unit became free.
     fn indices(&self) -> impl Iterator<Item = usize> + use<K> {
         let len = self.units.len();
-        // Relaxed: a hint; brought inside the table here.
-        let start = (self.start.load(Ordering::Relaxed) % len as u64) as usize;
+        // Relaxed: a hint, which may be anything.
+        let start = self.start.load(Ordering::Relaxed) as usize;
+        let start = if start < len { start } else { 0 };
         (start..len).chain(0..start)
     }
 
