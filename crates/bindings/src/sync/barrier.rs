@@ -1,11 +1,12 @@
 //! `_core.BarrierCell`: parties that wait for one another.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use shared_numpy_core::lock::barrier::{self, Barrier};
 use shared_numpy_core::lock::kernel::System;
 use shared_numpy_core::lock::wait::{Stop, Wait};
+use shared_numpy_core::sys::fork;
 
 use super::{Attach, Cell, Over, checked, never, timeout_ns};
 use crate::block::PySent;
@@ -21,7 +22,7 @@ impl BarrierCell {
     fn barrier(&self) -> PyResult<Barrier<'_, System>> {
         self.cell.me()?;
         let (mapping, offset) = self.cell.at();
-        checked(Barrier::at(mapping, offset))
+        checked(Barrier::at(mapping, offset, self.cell.size_bytes()))
     }
 
     fn do_at_once(
@@ -38,6 +39,9 @@ impl BarrierCell {
         }
     }
 }
+
+const FORKED: &str = "this process was forked, by a signal handler or the action, while its parent \
+     waited at a barrier: the child is no party of it";
 
 #[pymethods]
 impl BarrierCell {
@@ -94,8 +98,9 @@ impl BarrierCell {
     ) -> PyResult<Option<usize>> {
         let barrier = self.barrier()?;
         let mut failed = None;
+        let epoch = fork::epoch();
         let work = &mut |wait: &mut Wait<'_>, attach: Attach<'_>| {
-            barrier.wait(wait, &mut || {
+            let waited = barrier.wait(wait, &mut || {
                 if let Some(action) = &action {
                     attach(&mut |py| {
                         let called = gil::call(action.bind(py), &PyTuple::empty(py));
@@ -103,14 +108,19 @@ impl BarrierCell {
                     });
                 }
                 failed.is_none()
-            })
+            });
+            match waited {
+                Err(Stop::Interrupted) if fork::epoch() != epoch => Ok(None),
+                waited => waited.map(Some),
+            }
         };
         let done = self.cell.wait_detached(py, timeout_ns(timeout)?, work);
         if let Some(error) = failed {
             return Err(error);
         }
         match done? {
-            Ok(index) => Ok(Some(index)),
+            Ok(Some(index)) => Ok(Some(index)),
+            Ok(None) => Err(PyRuntimeError::new_err(FORKED)),
             Err(Over::TimedOut | Over::Broken) => Ok(None),
         }
     }

@@ -3,7 +3,6 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use shared_numpy_core::error::Error;
 use shared_numpy_core::layout::Participant;
 use shared_numpy_core::lock::condition::{self, Condition};
 use shared_numpy_core::lock::kernel::System;
@@ -12,9 +11,9 @@ use shared_numpy_core::lock::wait::{Stop, Wait};
 use shared_numpy_core::lock::word::Acquired;
 use shared_numpy_core::sys::fork;
 
-use super::lock::{DynGuard, abandoned};
+use super::lock::{AnyLock, DynGuard, abandoned};
 use super::semlock::SemLock;
-use super::{Attach, Cell, checked, never, timeout_ns};
+use super::{Attach, Cell, checked, timeout_ns};
 use crate::block::PySent;
 use crate::error::exception;
 
@@ -41,12 +40,36 @@ impl ConditionCell {
     fn condition(&self) -> PyResult<Condition<'_, System>> {
         self.cell.me()?;
         let (mapping, offset) = self.cell.at();
-        checked(Condition::at(mapping, offset))
+        checked(Condition::at(mapping, offset, self.cell.size_bytes()))
+    }
+
+    /// Acquires the lock in a child that was forked meanwhile, under its own name.
+    fn acquire_anew(&self, py: Python<'_>, lock: &AnyLock, depth: u64) -> PyResult<()> {
+        let work = &mut |wait: &mut Wait<'_>, _: Attach<'_>| {
+            Ok(lock.release_and(wait, |guard, wait| guard.reacquire(wait, depth)))
+        };
+        loop {
+            let (acquired, raised) = self.cell.wait_once(py, None, work)?;
+            let acquired = acquired.map_err(|stop| ended(&stop))??;
+            match (acquired, raised) {
+                (_, Some(error)) => return Err(error),
+                (Err(Stop::Interrupted), None) => {} // forked again
+                (Err(stop), None) => return Err(ended(&stop)),
+                (Ok(_), None) => {
+                    lock.note_thread();
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
-const FORKED: &str = "a signal handler forked while this thread waited: the child waits for nothing, \
-     and does not have the lock";
+const FORKED: &str = "this process was forked by a signal handler while its parent waited on a condition: \
+     the child does not wait; it has acquired the lock";
+
+fn ended(stop: &Stop) -> PyErr {
+    PyRuntimeError::new_err(format!("a wait on a condition ended: {stop:?}"))
+}
 
 #[pymethods]
 impl ConditionCell {
@@ -95,39 +118,32 @@ impl ConditionCell {
         }
         let epoch = fork::epoch();
         let work = &mut |wait: &mut Wait<'_>, _: Attach<'_>| {
-            let waited = lock.release_and(wait, |guard, wait| {
-                let waited = condition.wait(&AnyGuard(guard), wait)?;
-                if fork::epoch() != epoch && waited.lock.is_ok() {
-                    // Acquired under our parent's name.
-                    guard.release_all(wait.me);
-                }
-                Ok::<_, Error>(waited)
-            });
-            Ok(waited)
+            Ok(lock.release_and(wait, |guard, wait| condition.wait(&AnyGuard(guard), wait)))
         };
-        let waited = match self.cell.wait_detached(py, timeout_ns(timeout)?, work)? {
-            Ok(waited) => waited?.map_err(exception)?,
-            Err(over) => return Err(never(over)),
-        };
+        let (waited, raised) = self.cell.wait_once(py, timeout_ns(timeout)?, work)?;
+        let waited = waited.map_err(|stop| ended(&stop))??.map_err(exception)?;
         if fork::epoch() != epoch {
-            return Err(PyRuntimeError::new_err(FORKED));
+            // The place is the parent's. As after every wait, the lock is the caller's.
+            self.acquire_anew(py, lock, waited.depth)?;
+            return Err(raised.unwrap_or_else(|| PyRuntimeError::new_err(FORKED)));
+        }
+        if waited.lock.is_ok() {
+            lock.note_thread();
+        }
+        if let Some(error) = raised {
+            return Err(error);
         }
         let is_abandoned = match waited.lock {
             Ok(Acquired { abandoned }) => abandoned,
-            Err(stop) => {
-                return Err(PyRuntimeError::new_err(format!(
-                    "the lock of a condition cannot be acquired again: {stop:?}"
-                )));
-            }
+            Err(stop) => return Err(ended(&stop)),
         };
-        lock.note_thread();
         if is_abandoned && lock.raises() {
             return Err(abandoned());
         }
         match waited.notified {
             Ok(()) => Ok(true),
             Err(Stop::TimedOut) => Ok(false),
-            Err(stop) => Err(PyRuntimeError::new_err(format!("a wait ended: {stop:?}"))),
+            Err(stop) => Err(ended(&stop)),
         }
     }
 

@@ -13,7 +13,7 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use shared_numpy_core::layout::Participant;
-use shared_numpy_core::layout::cells::{CELL_BYTES, UNITS_MAX};
+use shared_numpy_core::layout::cells::CELL_BYTES;
 use shared_numpy_core::lock::bounded::{self, BoundedSemaphore};
 use shared_numpy_core::lock::kernel::System;
 use shared_numpy_core::lock::mutex::{self, Guard, Lock, RLock};
@@ -108,11 +108,6 @@ impl AnyLock {
             }),
             Kind::Bounded => {
                 let units = u64::from(units);
-                if units == 0 || units > UNITS_MAX {
-                    return Err(PyValueError::new_err(format!(
-                        "a bounded semaphore has 1 to {UNITS_MAX} units"
-                    )));
-                }
                 let size = bounded::size_bytes(units).map_err(crate::error::exception)?;
                 Cell::create(py, size, |mapping, offset| {
                     BoundedSemaphore::create(mapping, offset, units)
@@ -138,7 +133,11 @@ impl AnyLock {
                 Kind::Lock => Words::Lock(checked(Lock::at(mapping, offset))?),
                 Kind::RLock => Words::RLock(checked(RLock::at(mapping, offset))?),
                 Kind::Semaphore => Words::Semaphore(checked(Semaphore::at(mapping, offset))?),
-                Kind::Bounded => Words::Bounded(checked(BoundedSemaphore::at(mapping, offset))?),
+                Kind::Bounded => Words::Bounded(checked(BoundedSemaphore::at(
+                    mapping,
+                    offset,
+                    cell.size_bytes(),
+                ))?),
             }
         };
         Ok(AnyLock {

@@ -78,7 +78,7 @@ impl<'m> Lock<'m, System> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, LOCK_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, LOCK_KIND)?;
         Ok(Lock {
             word: word_of(cell)?,
         })
@@ -153,7 +153,7 @@ impl<'m> RLock<'m, System> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, LOCK_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, LOCK_KIND)?;
         Ok(RLock {
             word: word_of(cell)?,
             thread: cell.word(offset_of!(LockCell, thread))?,
