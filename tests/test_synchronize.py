@@ -1,86 +1,16 @@
-"""Locks and their kin: multiprocessing's interface, deaths, interrupts, every start method."""
+"""Locks and their kin in one process: multiprocessing's interface and exceptions."""
 
 import multiprocessing
-import os
 import pickle
-import signal
 import threading
-import time
+import weakref
 
 import pytest
 
 pytest.importorskip("numpy")
 
 import shared_numpy as snp
-
-# Longer than any step takes; a test that waits so long fails.
-LONG = 60
-MAKERS = [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore, snp.Condition, snp.Event,
-          lambda: snp.Barrier(1), snp.AtomicInt]
-
-
-def until(is_so):
-    end = time.monotonic() + LONG
-    while not is_so():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.005)
-
-
-def run(context, target, *args):
-    child = context.Process(target=target, args=args)
-    child.start()
-    return child
-
-
-def ended(child):
-    child.join(LONG)
-    assert child.exitcode == 0
-
-
-def killed(child):
-    os.kill(child.pid, signal.SIGKILL)
-    child.join(LONG)
-    assert child.exitcode  # 255 where a fork server of 3.6 tells it
-
-
-# -- children -------------------------------------------------------------------------
-
-
-def count(lock, number):
-    for _ in range(300):
-        with lock:
-            number.store(number.load() + 1)
-
-
-def acquire_and_stay(lock, told):
-    lock.acquire()
-    told.set()
-    time.sleep(LONG)
-
-
-def try_lock(lock, result):
-    result.store(1 if lock.acquire(False) else 2)
-
-
-def wait_on(condition, ready, woken):
-    with condition:
-        ready.add()
-        if condition.wait(LONG):
-            woken.add()
-
-
-def wait_at(barrier, told):
-    told.set()
-    barrier.wait(LONG)
-
-
-def through(barrier, passed):
-    for _ in range(20):
-        barrier.wait(LONG)
-        passed.add()
-
-
-# -- in one process -------------------------------------------------------------------
+from synchronizing import MAKERS
 
 
 def test_lock():
@@ -101,6 +31,68 @@ def test_lock():
             lock.acquire(timeout="soon")
     with pytest.raises(ValueError):
         snp.Lock("explode")
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
+def test_the_arguments_of_acquire(make):
+    class Neither:
+        def __bool__(self):
+            raise KeyError("neither")
+
+    lock = make()
+    for args, keywords in [((True, None, 1), {}), ((), {"blocking": True}), ((True,), {"block": True}),
+                           ((True, 1), {"timeout": 1}), ((True, "soon"), {}), ((), {"timeout": []})]:
+        with pytest.raises(TypeError):
+            lock.acquire(*args, **keywords)
+    with pytest.raises(KeyError):
+        lock.acquire(Neither())
+    with pytest.raises(TypeError):
+        lock.release(1)
+    with pytest.raises(TypeError):
+        make.acquire(object())
+    assert not lock.locked()
+    for args, keywords in [((), {}), ((1, 0), {}), ((), {"block": False, "timeout": None}), ((True,), {"timeout": 0.5}),
+                           ((), {"timeout": -1}), (([],), {})]:
+        assert lock.acquire(*args, **keywords) is True
+        lock.release()
+    with lock:
+        assert lock.locked()
+    assert make.__enter__(lock) and make.__exit__(lock, None, None, None) is None
+    assert not lock.locked()
+
+
+def test_a_lock_is_an_ordinary_object():
+    class Named(snp.Lock):
+        def __init__(self, name):
+            super().__init__("raise")
+            self.name = name
+
+        def acquire(self, block=True, timeout=None):
+            return (self.name, super().acquire(block, timeout))
+
+    named = Named("first")
+    assert named.acquire() == ("first", True)
+    named.release()
+    with named:
+        assert named.locked()
+
+    class Forgetful(snp.Lock):
+        def __init__(self):
+            pass
+
+    for use in (Forgetful().acquire, Forgetful().release, Forgetful().locked, Forgetful().__enter__):
+        with pytest.raises(RuntimeError):
+            use()
+    lock = snp.Lock()
+    with lock:
+        with pytest.raises(RuntimeError):
+            lock.__init__()
+        assert lock.locked()
+    lock.note = "attributes can be set"
+    seen = weakref.ref(lock)
+    assert seen().note and seen().acquire(False)
+    del lock
+    assert seen() is None
 
 
 def test_lock_is_released_by_any_thread_and_rlock_is_not():
@@ -165,11 +157,41 @@ def test_semaphores():
             assert semaphore.get_value() == 3
     with pytest.raises(OSError):
         snp.Semaphore(-1)
-    with pytest.raises(ValueError):
-        snp.BoundedSemaphore(0)
     full = snp.Semaphore(2 ** 31 - 1)
     with pytest.raises(ValueError):
         full.release()
+
+
+@pytest.mark.parametrize("module", [snp, multiprocessing])
+def test_semaphores_of_any_size(module):
+    for make in module.Semaphore, module.BoundedSemaphore:
+        none, many = make(0), make(2 ** 31 - 1)
+        assert none.get_value() == 0 and none.acquire(False) is False
+        assert many.acquire() and many.get_value() == 2 ** 31 - 2
+        many.release()
+        with pytest.raises(OSError):
+            make(-1)
+        with pytest.raises(OverflowError):
+            make(2 ** 31)
+    with pytest.raises(ValueError):
+        none.release()
+    with pytest.raises(ValueError):
+        many.release()
+
+
+def test_more_units_than_can_be_acquired_at_a_time():
+    semaphore = snp.BoundedSemaphore(65538)
+    for _ in range(65536):
+        assert semaphore.acquire()
+    assert semaphore.get_value() == 2
+    with pytest.raises(RuntimeError):
+        semaphore.acquire()
+    with pytest.raises(RuntimeError):
+        semaphore.acquire(False)
+    for _ in range(65536):
+        semaphore.release()
+    with pytest.raises(ValueError):
+        semaphore.release()
 
 
 def test_atomic_int():
@@ -244,190 +266,3 @@ def test_barrier():
 def test_plain_pickle_refuses(make):
     with pytest.raises(RuntimeError):
         pickle.dumps(make())
-
-
-# -- waits that are interrupted -------------------------------------------------------
-
-
-class Interrupt(Exception):
-    pass
-
-
-def held(make):
-    lock = make()
-    if isinstance(lock, snp.RLock):
-        thread = threading.Thread(target=lock.acquire)
-        thread.start()
-        thread.join()
-    else:
-        lock.acquire()
-    return lock.acquire
-
-
-def in_condition():
-    condition = snp.Condition()
-    condition.acquire()
-    return condition.wait
-
-
-@pytest.mark.parametrize("wait", [
-    lambda: held(snp.Lock), lambda: held(snp.RLock), lambda: held(snp.Semaphore),
-    lambda: held(snp.BoundedSemaphore), lambda: snp.Event().wait, in_condition,
-    lambda: snp.Barrier(2).wait])
-def test_a_signal_ends_a_wait(wait):
-    wait = wait()
-
-    def handler(*_):
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(Interrupt):
-            wait()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-# -- between processes ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore,
-                                  snp.Condition])
-def test_processes_exclude_one_another(context, make):
-    lock, number = make(), snp.AtomicInt()
-    children = [run(context, count, lock, number) for _ in range(3)]
-    count(lock, number)
-    for child in children:
-        ended(child)
-    assert number.load() == 1200
-
-
-def test_what_the_parent_has_the_child_has_not(context):
-    for lock in snp.Lock(), snp.RLock():
-        result = snp.AtomicInt()
-        with lock:
-            ended(run(context, try_lock, lock, result))
-        assert result.load() == 2
-
-
-@pytest.mark.parametrize("make", [snp.Lock, snp.RLock])
-def test_a_dead_owners_lock(context, make):
-    lock, told = make(), snp.Event()
-    child = run(context, acquire_and_stay, lock, told)
-    assert told.wait(LONG)
-    assert lock.acquire(False) is False and not lock.abandoned
-    killed(child)
-    assert lock.acquire(timeout=LONG)
-    assert lock.abandoned
-    lock.release()
-    assert not lock.abandoned
-    with lock:
-        assert not lock.abandoned
-
-
-@pytest.mark.parametrize("make", [snp.Lock, snp.RLock])
-def test_a_dead_owners_lock_that_raises(context, make):
-    lock, told = make(on_abandoned="raise"), snp.Event()
-    child = run(context, acquire_and_stay, lock, told)
-    assert told.wait(LONG)
-    killed(child)
-    for _ in range(2):
-        with pytest.raises(snp.AbandonedLock):
-            lock.acquire(timeout=LONG)
-    assert lock.abandoned and not lock.locked()
-    assert lock.acquire_abandoned()
-    lock.release()
-    with lock:
-        assert not lock.abandoned
-
-
-def test_a_dead_owners_unit(context):
-    semaphore, told = snp.BoundedSemaphore(1), snp.Event()
-    child = run(context, acquire_and_stay, semaphore, told)
-    assert told.wait(LONG)
-    killed(child)
-    assert semaphore.acquire(timeout=LONG)
-    semaphore.release()
-    with pytest.raises(ValueError):
-        semaphore.release()
-
-
-def test_condition_between_processes(context):
-    condition, ready, woken = snp.Condition(), snp.AtomicInt(), snp.AtomicInt()
-    children = [run(context, wait_on, condition, ready, woken) for _ in range(3)]
-    until(lambda: ready.load() == 3)
-    with condition:
-        condition.notify()
-    until(lambda: woken.load() == 1)
-    with condition:
-        condition.notify_all()
-    for child in children:
-        ended(child)
-    assert woken.load() == 3
-
-
-def test_a_notify_passes_over_the_dead():
-    context = multiprocessing.get_context("fork")
-    condition, ready, woken = snp.Condition(), snp.AtomicInt(), snp.AtomicInt()
-    first = run(context, wait_on, condition, ready, woken)
-    until(lambda: ready.load() == 1)
-    second = run(context, wait_on, condition, ready, woken)
-    until(lambda: ready.load() == 2)
-    killed(first)
-    time.sleep(0.3)  # so that the death may be looked for again
-    with condition:
-        condition.notify()
-    ended(second)
-    assert woken.load() == 1
-
-
-def test_barrier_between_processes(context):
-    barrier, passed = snp.Barrier(3), snp.AtomicInt()
-    children = [run(context, through, barrier, passed) for _ in range(2)]
-    through(barrier, passed)
-    for child in children:
-        ended(child)
-    assert passed.load() == 60
-
-
-def test_a_barrier_breaks_when_a_party_dies_in_it(context):
-    barrier, told = snp.Barrier(3), snp.Event()
-    child = run(context, wait_at, barrier, told)
-    until(lambda: barrier.n_waiting == 1)
-    killed(child)
-    with pytest.raises(threading.BrokenBarrierError):
-        barrier.wait(LONG)
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_objects_travel_in_queues(make):
-    queue = snp.Queue()
-    sent = make()
-    queue.put(sent)
-    received = queue.get(timeout=LONG)
-    assert type(received) is type(sent)
-    if isinstance(sent, snp.Event):
-        sent.set()
-        assert received.is_set()
-    elif isinstance(sent, snp.AtomicInt):
-        sent.store(9)
-        assert received.load() == 9
-    queue.close()
-    queue.join_thread()
-
-
-def test_what_was_let_go_of_raises():
-    lock = snp.Lock()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            snp.drop_inherited()
-            lock.acquire()
-        except ValueError:
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0

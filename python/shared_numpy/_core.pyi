@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
-from typing_extensions import Literal, Never, TypeAlias, disjoint_base, final
+from typing_extensions import Literal, Never, Self, TypeAlias, disjoint_base, final
 
 __all__ = [
     "AbandonedLock",
@@ -54,6 +54,7 @@ __all__ = [
     "list_open",
     "list_parts",
     "list_size",
+    "lock_methods",
     "named_attach",
     "named_claim",
     "named_fill",
@@ -282,35 +283,33 @@ SEM_VALUE_MAX: int
 class AbandonedLock(RuntimeError):
     """A process died that had the lock: what the lock guards may be half done."""
 
-@final
+@disjoint_base
 class SemLock:
-    """A lock (kind 0), a re-entrant one (1), a semaphore (2), a bounded one (3)."""
+    """The base of locks (kind 0), re-entrant ones (1), semaphores (2), bounded ones (3); `lock_methods` gives its subclasses the rest."""
 
-    def __new__(cls, kind: int, value: int, raises: bool = False) -> SemLock: ...
-    @staticmethod
-    def open(handle: bytes, kind: int, raises: bool) -> SemLock:
-        """The object that a handle leads to. RuntimeError for a handle of something else; as `array_open`."""
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _make(self, kind: int, value: int, raises: bool = False) -> None:
+        """Makes it a new one."""
 
-    def send(self) -> tuple[bytes, Sent]:
+    def _open(self, handle: bytes, kind: int, raises: bool) -> None:
+        """Makes it the one that a handle leads to. RuntimeError for a handle of something else; as `array_open`."""
+
+    def _send(self) -> tuple[bytes, Sent]:
         """A handle, which holds the memory until it is received."""
 
-    def acquire(self, block: object = True, timeout: float | None = None) -> bool:
-        """Acquires; whether it could in time. AbandonedLock."""
-
-    def acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool:
-        """As `acquire`, without an exception for what a dead process had."""
-
-    def release(self) -> None:
-        """Releases. ValueError when it is free, AssertionError for another thread's re-entrant lock."""
-
-    def __enter__(self) -> bool: ...
-    def __exit__(self, *_args: object) -> None: ...
     def _is_mine(self) -> bool: ...
+    def _is_zero(self) -> bool: ...
     def _count(self) -> int: ...
     def _get_value(self) -> int: ...
     @property
-    def abandoned(self) -> bool:
+    def _bound(self) -> int: ...
+    @property
+    def _raises(self) -> bool: ...
+    def _is_abandoned(self) -> bool:
         """Whether an owner died, and nobody has released it since."""
+
+def lock_methods(ty: type[SemLock]) -> None:
+    """Gives a subclass `acquire`, `_acquire_abandoned`, `release`, `__enter__` and `__exit__`, in C."""
 
 @final
 class ConditionCell:

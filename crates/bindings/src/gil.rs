@@ -13,7 +13,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{c_double, c_int};
 use std::ptr;
 
 use pyo3::ffi;
@@ -25,6 +25,8 @@ unsafe extern "C-unwind" {
     fn PyEval_SaveThread() -> *mut ffi::PyThreadState;
     fn PyEval_RestoreThread(state: *mut ffi::PyThreadState);
     fn PyErr_CheckSignals() -> c_int;
+    fn PyObject_IsTrue(object: *mut ffi::PyObject) -> c_int;
+    fn PyFloat_AsDouble(object: *mut ffi::PyObject) -> c_double;
     fn PyNumber_Index(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
     fn PySequence_Tuple(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
     fn PyObject_Call(
@@ -43,6 +45,8 @@ unsafe extern "C-unwind" {
 struct Ending {
     restore: unsafe extern "C-unwind" fn(*mut ffi::PyThreadState),
     check_signals: unsafe extern "C-unwind" fn() -> c_int,
+    is_true: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> c_int,
+    float: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> c_double,
     index: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
     tuple: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
     call: unsafe extern "C-unwind" fn(
@@ -55,6 +59,8 @@ struct Ending {
 static ENDING: Ending = Ending {
     restore: PyEval_RestoreThread,
     check_signals: PyErr_CheckSignals,
+    is_true: PyObject_IsTrue,
+    float: PyFloat_AsDouble,
     index: PyNumber_Index,
     tuple: PySequence_Tuple,
     call: PyObject_Call,
@@ -163,6 +169,27 @@ pub(crate) fn check_signals(py: Python<'_>) -> PyResult<()> {
         0 => Ok(()),
         _ => Err(PyErr::fetch(py)),
     }
+}
+
+/// `bool(object)`.
+pub(crate) fn is_true(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    // SAFETY: `object` is alive and the lock is held.
+    match parking(|| unsafe { the(&ENDING.is_true)(object.as_ptr()) }) {
+        -1 => Err(PyErr::fetch(object.py())),
+        is_true => Ok(is_true != 0),
+    }
+}
+
+/// `float(object)`, of numbers only.
+pub(crate) fn float(object: &Bound<'_, PyAny>) -> PyResult<f64> {
+    // SAFETY: `object` is alive and the lock is held.
+    let number = parking(|| unsafe { the(&ENDING.float)(object.as_ptr()) });
+    if number == -1.0
+        && let Some(error) = PyErr::take(object.py())
+    {
+        return Err(error);
+    }
+    Ok(number)
 }
 
 /// `operator.index(object)`.

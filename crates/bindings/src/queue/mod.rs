@@ -279,7 +279,7 @@ impl PyQueue {
         &self,
         py: Python<'_>,
         obj: &Bound<'_, PyAny>,
-        block: bool,
+        #[pyo3(from_py_with = gil::is_true)] block: bool,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let opened = self.opened()?;
@@ -324,7 +324,7 @@ impl PyQueue {
         &self,
         py: Python<'_>,
         objects: &Bound<'_, PyAny>,
-        block: bool,
+        #[pyo3(from_py_with = gil::is_true)] block: bool,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
         let opened = self.opened()?;
@@ -375,7 +375,7 @@ impl PyQueue {
     fn get<'py>(
         &self,
         py: Python<'py>,
-        block: bool,
+        #[pyo3(from_py_with = gil::is_true)] block: bool,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened()?;
@@ -420,7 +420,7 @@ impl PyQueue {
         &self,
         py: Python<'py>,
         max_items: usize,
-        block: bool,
+        #[pyo3(from_py_with = gil::is_true)] block: bool,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened()?;

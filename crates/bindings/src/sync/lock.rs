@@ -1,25 +1,30 @@
-//! `_core.SemLock`: locks and semaphores, with the methods of `_multiprocessing.SemLock`.
+//! What locks and semaphores of every kind do, behind the methods that Python sees
+//! ([`super::semlock`], [`super::quick`]).
 //!
 //! Guarantee: acquire and release of what is free are one call, no system call, and one
 //! compare-and-swap each.
 
+#![allow(unsafe_code)]
+
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
 use shared_numpy_core::layout::Participant;
-use shared_numpy_core::layout::cells::{CELL_BYTES, UNITS_MAX};
+use shared_numpy_core::layout::cells::CELL_BYTES;
 use shared_numpy_core::lock::bounded::{self, BoundedSemaphore};
 use shared_numpy_core::lock::kernel::System;
 use shared_numpy_core::lock::mutex::{self, Guard, Lock, RLock};
-use shared_numpy_core::lock::semaphore::{Semaphore, UNITS_LEFT_MAX};
+use shared_numpy_core::lock::semaphore::Semaphore;
 use shared_numpy_core::lock::wait::{Stop, Wait};
 use shared_numpy_core::lock::word::{Acquired, Released};
 
-use super::{Cell, Over, checked, thread, timeout_ns};
-use crate::block::PySent;
+use shared_numpy_core::mapping::Mapping;
+use shared_numpy_core::sys::thread;
+
+use super::{Cell, Over, checked, thread_number};
 
 create_exception!(
     shared_numpy,
@@ -30,7 +35,7 @@ create_exception!(
 
 /// What it is; the numbers are Python's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Lock,
     RLock,
     Semaphore,
@@ -38,7 +43,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(number: u8) -> PyResult<Self> {
+    pub(super) fn of(number: u8) -> PyResult<Self> {
         match number {
             0 => Ok(Kind::Lock),
             1 => Ok(Kind::RLock),
@@ -49,132 +54,252 @@ impl Kind {
     }
 }
 
+/// How long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// `None`: for ever.
+    pub(super) timeout_ns: Option<u64>,
+}
+
+impl Patience {
+    pub(super) const ENDLESS: Self = Patience { timeout_ns: None };
+    pub(super) const NONE: Self = Patience {
+        timeout_ns: Some(0),
+    };
+}
+
+/// The words of a lock or a semaphore.
+enum Words<'m> {
+    Lock(Lock<'m, System>),
+    RLock(RLock<'m, System>),
+    Semaphore(Semaphore<'m, System>),
+    Bounded(BoundedSemaphore<'m, System>),
+}
+
 /// A lock or a semaphore.
-#[pyclass(module = "shared_numpy._core", frozen)]
-pub(super) struct SemLock {
-    cell: Cell,
-    kind: Kind,
+pub(super) struct AnyLock {
+    /// Found once. Not to be given out but by [`AnyLock::words`]: they lie in the mapping
+    /// that `cell` keeps.
+    words: Words<'static>,
+    pub(super) cell: Cell,
     /// Who acquires what a dead process had is told so by an exception, and has it not.
     raises: bool,
-    /// The thread of this process that acquired it last, through this object.
+    /// The thread of this process that acquired it last, through this object, as
+    /// [`thread::own`] tells it: a lock that is not re-entrant may be released by
+    /// anybody, so that it does no harm if a later thread is taken for it.
     thread: AtomicU64,
 }
 
-const TOO_OFTEN: &str = "semaphore or lock released too many times";
+const PLAIN: Acquired = Acquired { abandoned: false };
 
-impl SemLock {
-    fn over(cell: Cell, kind: Kind, raises: bool) -> Self {
-        SemLock {
+impl AnyLock {
+    /// A new one.
+    pub(super) fn create(py: Python<'_>, kind: Kind, value: i32, raises: bool) -> PyResult<Self> {
+        let Ok(units) = u32::try_from(value) else {
+            return Err(PyOSError::new_err((
+                libc::EINVAL,
+                "a semaphore cannot begin below zero",
+            )));
+        };
+        let cell = match kind {
+            Kind::Lock | Kind::RLock => Cell::create(py, CELL_BYTES, mutex::create),
+            Kind::Semaphore => Cell::create(py, CELL_BYTES, |mapping, offset| {
+                Semaphore::create(mapping, offset, units)
+            }),
+            Kind::Bounded => {
+                let units = u64::from(units);
+                let size = bounded::size_bytes(units).map_err(crate::error::exception)?;
+                Cell::create(py, size, |mapping, offset| {
+                    BoundedSemaphore::create(mapping, offset, units)
+                })
+            }
+        }?;
+        Self::over(cell, kind, raises)
+    }
+
+    /// The one that a handle leads to.
+    pub(super) fn open(handle: &Bound<'_, PyAny>, kind: Kind, raises: bool) -> PyResult<Self> {
+        Self::over(Cell::open(handle)?, kind, raises)
+    }
+
+    fn over(cell: Cell, kind: Kind, raises: bool) -> PyResult<Self> {
+        let words = {
+            let (mapping, offset) = cell.at();
+            // SAFETY: `cell` keeps the mapping, at the same address, as long as it lives
+            // itself; the words live as long as the cell, beside it, and no longer than
+            // that are they given out.
+            let mapping: &'static Mapping = unsafe { &*ptr::from_ref(mapping) };
+            match kind {
+                Kind::Lock => Words::Lock(checked(Lock::at(mapping, offset))?),
+                Kind::RLock => Words::RLock(checked(RLock::at(mapping, offset))?),
+                Kind::Semaphore => Words::Semaphore(checked(Semaphore::at(mapping, offset))?),
+                Kind::Bounded => Words::Bounded(checked(BoundedSemaphore::at(
+                    mapping,
+                    offset,
+                    cell.size_bytes(),
+                ))?),
+            }
+        };
+        Ok(AnyLock {
+            words,
             cell,
-            kind,
             raises,
             thread: AtomicU64::new(0),
-        }
+        })
     }
 
-    pub(super) fn me(&self) -> PyResult<Participant> {
-        self.cell.me()
-    }
-
-    fn lock(&self) -> PyResult<Lock<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(Lock::at(mapping, offset))
-    }
-
-    fn rlock(&self) -> PyResult<RLock<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(RLock::at(mapping, offset))
-    }
-
-    fn semaphore(&self) -> PyResult<Semaphore<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(Semaphore::at(mapping, offset))
-    }
-
-    fn bounded(&self) -> PyResult<BoundedSemaphore<'_, System>> {
-        let (mapping, offset) = self.cell.at();
-        checked(BoundedSemaphore::at(mapping, offset))
+    #[inline]
+    fn words(&self) -> &Words<'_> {
+        &self.words
     }
 
     /// Acquires what is free.
     #[inline]
-    fn try_now(&self, me: Participant) -> PyResult<Option<Acquired>> {
-        const PLAIN: Acquired = Acquired { abandoned: false };
-        Ok(match self.kind {
-            Kind::Lock => self.lock()?.try_acquire(me),
-            Kind::RLock => self.rlock()?.try_acquire(me, thread()),
-            Kind::Semaphore => self.semaphore()?.try_acquire().then_some(PLAIN),
-            Kind::Bounded => self.bounded()?.try_acquire(me).then_some(PLAIN),
-        })
+    fn try_now(&self, me: Participant) -> Option<Acquired> {
+        match self.words() {
+            Words::Lock(lock) => {
+                let acquired = lock.try_acquire(me)?;
+                self.note_thread();
+                Some(acquired)
+            }
+            Words::RLock(lock) => lock.try_acquire(me, thread_number()),
+            Words::Semaphore(semaphore) => semaphore.try_acquire().then_some(PLAIN),
+            Words::Bounded(semaphore) => semaphore.try_acquire(me).then_some(PLAIN),
+        }
     }
 
-    fn wait(&self, py: Python<'_>, timeout: Option<u64>) -> PyResult<Option<Acquired>> {
-        const PLAIN: Acquired = Acquired { abandoned: false };
-        let done = match self.kind {
-            Kind::Lock => {
-                let lock = self.lock()?;
-                self.cell.wait(py, timeout, &mut |wait| lock.acquire(wait))
+    #[cold]
+    fn wait(&self, py: Python<'_>, patience: Patience) -> PyResult<Option<Acquired>> {
+        let thread = thread_number();
+        let work = &mut |wait: &mut Wait<'_>| match self.words() {
+            Words::Lock(lock) => lock.acquire(wait),
+            Words::RLock(lock) => lock.acquire(wait, thread),
+            Words::Semaphore(semaphore) => semaphore.acquire(wait).map(|()| PLAIN),
+            Words::Bounded(semaphore) => semaphore.acquire(wait).map(|()| PLAIN),
+        };
+        match self.cell.wait(py, patience.timeout_ns, work)? {
+            Ok(acquired) => {
+                self.note_thread();
+                Ok(Some(acquired))
             }
-            Kind::RLock => {
-                let (lock, thread) = (self.rlock()?, thread());
-                let work = &mut |wait: &mut Wait<'_>| lock.acquire(wait, thread);
-                self.cell.wait(py, timeout, work)
-            }
-            Kind::Semaphore => {
-                let semaphore = self.semaphore()?;
-                let work = &mut |wait: &mut Wait<'_>| semaphore.acquire(wait).map(|()| PLAIN);
-                self.cell.wait(py, timeout, work)
-            }
-            Kind::Bounded => {
-                let semaphore = self.bounded()?;
-                let work = &mut |wait: &mut Wait<'_>| semaphore.acquire(wait).map(|()| PLAIN);
-                self.cell.wait(py, timeout, work)
-            }
-        }?;
-        match done {
-            Ok(acquired) => Ok(Some(acquired)),
             Err(Over::TimedOut) => Ok(None),
             Err(over) => Err(super::never(over)),
         }
     }
 
-    fn acquire_any(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Option<Acquired>> {
-        let acquired = match self.try_now(self.cell.me()?)? {
-            Some(acquired) => acquired,
-            None => {
-                let waits = block.map_or(Ok(true), |block| block.is_truthy())?;
-                let timeout = timeout_ns(timeout)?;
-                match self.wait(py, if waits { timeout } else { Some(0) })? {
-                    Some(acquired) => acquired,
-                    None => return Ok(None),
-                }
-            }
-        };
-        self.thread.store(thread().get(), Ordering::Relaxed);
-        Ok(Some(acquired))
+    /// Acquires; `None` when it could not in time.
+    #[inline]
+    fn acquire_any(&self, py: Python<'_>, patience: Patience) -> PyResult<Option<Acquired>> {
+        match self.try_now(self.cell.me()?) {
+            Some(acquired) => Ok(Some(acquired)),
+            None => self.wait(py, patience),
+        }
+    }
+
+    /// Acquires; whether it could in time.
+    #[inline]
+    pub(super) fn acquire(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
+        match self.acquire_any(py, patience)? {
+            Some(Acquired { abandoned: true }) if self.raises => self.refuse().map(|()| true),
+            acquired => Ok(acquired.is_some()),
+        }
+    }
+
+    /// As [`AnyLock::acquire`], without an exception for what a dead process had.
+    pub(super) fn acquire_abandoned(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
+        Ok(self.acquire_any(py, patience)?.is_some())
     }
 
     /// An exception for a lock that was abandoned, which the next one learns too.
     #[cold]
     fn refuse(&self) -> PyResult<()> {
         let me = self.cell.me()?;
-        match self.kind {
-            Kind::Lock => self.lock()?.release_abandoned(me),
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                if lock.depth(me, thread()) > 1 {
+        match self.words() {
+            Words::Lock(lock) => lock.release_abandoned(me),
+            Words::RLock(lock) => {
+                if lock.depth(me, thread_number()) > 1 {
                     return Ok(()); // whoever has it knows
                 }
-                lock.release_abandoned(me, thread())
+                lock.release_abandoned(me, thread_number())
             }
-            Kind::Semaphore | Kind::Bounded => return Ok(()),
+            Words::Semaphore(_) | Words::Bounded(_) => return Ok(()),
         };
         Err(abandoned())
+    }
+
+    /// Releases.
+    #[inline]
+    pub(super) fn release(&self) -> PyResult<()> {
+        let me = self.cell.me()?;
+        let is_released = match self.words() {
+            Words::Lock(lock) => lock.release(me) == Released::Done,
+            Words::RLock(lock) => {
+                if lock.release(me, thread_number()) == Released::NotHeld {
+                    return Err(not_owned());
+                }
+                true
+            }
+            Words::Semaphore(semaphore) => semaphore.release(1),
+            Words::Bounded(semaphore) => semaphore.release(me) == Released::Done,
+        };
+        if is_released {
+            Ok(())
+        } else {
+            Err(too_often())
+        }
+    }
+
+    /// Whether the calling thread has it.
+    pub(super) fn is_mine(&self) -> PyResult<bool> {
+        let me = self.cell.me()?;
+        Ok(match self.words() {
+            Words::RLock(lock) => lock.is_mine(me, thread_number()),
+            Words::Lock(lock) => lock.owner() == Some(me) && self.thread_is_noted(),
+            Words::Semaphore(_) | Words::Bounded(_) => false,
+        })
+    }
+
+    /// How often this process has it: a lock; zero for semaphores.
+    pub(super) fn count(&self) -> PyResult<u64> {
+        let me = self.cell.me()?;
+        Ok(match self.words() {
+            Words::RLock(lock) => {
+                let mine = lock.depth(me, thread_number());
+                mine.max(u64::from(lock.owner() == Some(me)))
+            }
+            Words::Lock(lock) => u64::from(lock.owner() == Some(me)),
+            Words::Semaphore(_) | Words::Bounded(_) => 0,
+        })
+    }
+
+    /// How many units are left; of a lock one, if it is free.
+    pub(super) fn value(&self) -> PyResult<usize> {
+        self.cell.me()?;
+        Ok(match self.words() {
+            Words::Lock(lock) => usize::from(!lock.is_held()),
+            Words::RLock(lock) => usize::from(!lock.is_held()),
+            Words::Semaphore(semaphore) => semaphore.value() as usize,
+            Words::Bounded(semaphore) => semaphore.value(),
+        })
+    }
+
+    /// How many units a bounded semaphore has; zero for others.
+    pub(super) fn bound(&self) -> usize {
+        match self.words() {
+            Words::Bounded(semaphore) => semaphore.bound(),
+            Words::Lock(_) | Words::RLock(_) | Words::Semaphore(_) => 0,
+        }
+    }
+
+    /// Whether an owner died, and nobody has released the lock since.
+    pub(super) fn is_abandoned(&self) -> PyResult<bool> {
+        self.cell.me()?;
+        let (is_marked, owner) = match self.words() {
+            Words::Lock(lock) => (lock.is_abandoned(), lock.owner()),
+            Words::RLock(lock) => (lock.is_abandoned(), lock.owner()),
+            Words::Semaphore(_) | Words::Bounded(_) => (false, None),
+        };
+        Ok(is_marked || owner.is_some_and(|who| self.cell.is_gone(who)))
     }
 
     /// What a wait on a condition does with the lock: lets it go, sleeps, acquires it.
@@ -183,13 +308,10 @@ impl SemLock {
         wait: &mut Wait<'_>,
         work: impl FnOnce(&dyn DynGuard, &mut Wait<'_>) -> T,
     ) -> PyResult<T> {
-        Ok(match self.kind {
-            Kind::Lock => work(&self.lock()?, wait),
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                work(&lock.guard(thread()), wait)
-            }
-            Kind::Semaphore | Kind::Bounded => {
+        Ok(match self.words() {
+            Words::Lock(lock) => work(lock, wait),
+            Words::RLock(lock) => work(&lock.guard(thread_number()), wait),
+            Words::Semaphore(_) | Words::Bounded(_) => {
                 return Err(PyRuntimeError::new_err(
                     "the lock of a condition is no lock",
                 ));
@@ -197,9 +319,14 @@ impl SemLock {
         })
     }
 
-    /// The calling thread has the lock again, by way of a condition.
+    /// The calling thread has the lock.
+    #[inline]
     pub(super) fn note_thread(&self) {
-        self.thread.store(thread().get(), Ordering::Relaxed);
+        self.thread.store(thread::own(), Ordering::Relaxed);
+    }
+
+    fn thread_is_noted(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == thread::own()
     }
 
     pub(super) fn raises(&self) -> bool {
@@ -207,6 +334,17 @@ impl SemLock {
     }
 }
 
+#[cold]
+fn too_often() -> PyErr {
+    PyValueError::new_err("semaphore or lock released too many times")
+}
+
+#[cold]
+fn not_owned() -> PyErr {
+    PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
+}
+
+#[cold]
 pub(super) fn abandoned() -> PyErr {
     AbandonedLock::new_err(
         "a process died that had this lock: what it guards may be half done \
@@ -228,170 +366,4 @@ impl<G: Guard> DynGuard for G {
     fn reacquire(&self, wait: &mut Wait<'_>, depth: u64) -> Result<Acquired, Stop> {
         Guard::reacquire(self, wait, depth)
     }
-}
-
-#[pymethods]
-impl SemLock {
-    #[new]
-    #[pyo3(signature = (kind, value, raises=false))]
-    fn new(py: Python<'_>, kind: u8, value: i32, raises: bool) -> PyResult<Self> {
-        let kind = Kind::of(kind)?;
-        let Ok(units) = u32::try_from(value) else {
-            return Err(PyOSError::new_err((
-                libc::EINVAL,
-                "a semaphore cannot begin below zero",
-            )));
-        };
-        let cell = match kind {
-            Kind::Lock | Kind::RLock => Cell::create(py, CELL_BYTES, mutex::create),
-            Kind::Semaphore => Cell::create(py, CELL_BYTES, |mapping, offset| {
-                Semaphore::create(mapping, offset, units)
-            }),
-            Kind::Bounded => {
-                let units = u64::from(units);
-                if units == 0 || units > UNITS_MAX {
-                    return Err(PyValueError::new_err(format!(
-                        "a bounded semaphore has 1 to {UNITS_MAX} units"
-                    )));
-                }
-                let size = bounded::size_bytes(units).map_err(crate::error::exception)?;
-                Cell::create(py, size, |mapping, offset| {
-                    BoundedSemaphore::create(mapping, offset, units)
-                })
-            }
-        }?;
-        Ok(Self::over(cell, kind, raises))
-    }
-
-    /// The object that a handle leads to.
-    #[staticmethod]
-    fn open(handle: &Bound<'_, PyAny>, kind: u8, raises: bool) -> PyResult<Self> {
-        let lock = Self::over(Cell::open(handle)?, Kind::of(kind)?, raises);
-        match lock.kind {
-            Kind::Lock | Kind::RLock => drop(lock.lock()?),
-            Kind::Semaphore => drop(lock.semaphore()?),
-            Kind::Bounded => drop(lock.bounded()?),
-        }
-        Ok(lock)
-    }
-
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
-        self.cell.send(py)
-    }
-
-    /// Acquires; whether it could in time.
-    #[pyo3(signature = (block=None, timeout=None), text_signature = "($self, block=True, timeout=None)")]
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        match self.acquire_any(py, block, timeout)? {
-            Some(Acquired { abandoned: true }) if self.raises => self.refuse().map(|()| true),
-            Some(_) => Ok(true),
-            None => Ok(false),
-        }
-    }
-
-    /// As `acquire`, without an exception for what a dead process had.
-    #[pyo3(signature = (block=None, timeout=None), text_signature = "($self, block=True, timeout=None)")]
-    fn acquire_abandoned(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        Ok(self.acquire_any(py, block, timeout)?.is_some())
-    }
-
-    /// Releases.
-    fn release(&self) -> PyResult<()> {
-        let me = self.cell.me()?;
-        let is_released = match self.kind {
-            Kind::Lock => self.lock()?.release(me) == Released::Done,
-            Kind::RLock => {
-                if self.rlock()?.release(me, thread()) == Released::NotHeld {
-                    return Err(PyAssertionError::new_err(
-                        "attempt to release recursive lock not owned by thread",
-                    ));
-                }
-                true
-            }
-            Kind::Semaphore => self.semaphore()?.release(1),
-            Kind::Bounded => self.bounded()?.release(me) == Released::Done,
-        };
-        if is_released {
-            Ok(())
-        } else {
-            Err(PyValueError::new_err(TOO_OFTEN))
-        }
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, None, None)
-    }
-
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.release()
-    }
-
-    /// Whether the calling thread has it.
-    fn _is_mine(&self) -> PyResult<bool> {
-        let me = self.cell.me()?;
-        Ok(match self.kind {
-            Kind::RLock => self.rlock()?.is_mine(me, thread()),
-            Kind::Lock => {
-                self.lock()?.owner() == Some(me)
-                    && self.thread.load(Ordering::Relaxed) == thread().get()
-            }
-            Kind::Semaphore | Kind::Bounded => false,
-        })
-    }
-
-    /// How often this process has it: a lock; zero for semaphores.
-    fn _count(&self) -> PyResult<u64> {
-        let me = self.cell.me()?;
-        Ok(match self.kind {
-            Kind::RLock => {
-                let lock = self.rlock()?;
-                let mine = lock.depth(me, thread());
-                mine.max(u64::from(lock.owner() == Some(me)))
-            }
-            Kind::Lock => u64::from(self.lock()?.owner() == Some(me)),
-            Kind::Semaphore | Kind::Bounded => 0,
-        })
-    }
-
-    /// How many units are left; of a lock one, if it is free.
-    fn _get_value(&self) -> PyResult<usize> {
-        self.cell.me()?;
-        Ok(match self.kind {
-            Kind::Lock | Kind::RLock => usize::from(!self.lock()?.is_held()),
-            Kind::Semaphore => self.semaphore()?.value() as usize,
-            Kind::Bounded => self.bounded()?.value(),
-        })
-    }
-
-    /// Whether an owner died, and nobody has released the lock since.
-    #[getter]
-    fn abandoned(&self) -> PyResult<bool> {
-        self.cell.me()?;
-        match self.kind {
-            Kind::Lock | Kind::RLock => {
-                let lock = self.lock()?;
-                let is_left = |who| self.cell.is_gone(who);
-                Ok(lock.is_abandoned() || lock.owner().is_some_and(is_left))
-            }
-            Kind::Semaphore | Kind::Bounded => Ok(false),
-        }
-    }
-}
-
-pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("AbandonedLock", m.py().get_type::<AbandonedLock>())?;
-    m.add("SEM_VALUE_MAX", UNITS_LEFT_MAX)?;
-    m.add_class::<SemLock>()
 }

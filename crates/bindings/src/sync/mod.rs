@@ -5,10 +5,16 @@
 //! - An object holds its block, as an array does; a forked child uses it under its own name.
 //! - Who does not have to wait keeps the interpreter. Who waits gives it up, runs signal
 //!   handlers between slices of sleep, and ends its wait with the exception of one.
-//! - A handler that forks meanwhile leaves the parent waiting; the child begins anew.
+//! - A handler that forks meanwhile leaves the parent waiting. The child begins anew under
+//!   its own name; where that has no meaning (conditions, barriers) it gets an exception.
 
+mod barrier;
+mod condition;
+mod event;
+mod integer;
 mod lock;
-mod signals;
+mod quick;
+mod semlock;
 
 use std::cell::{Cell as ThreadCell, RefCell};
 use std::num::NonZeroU64;
@@ -116,6 +122,11 @@ impl Cell {
         (self.hold.mapping(), self.hold.offset_bytes())
     }
 
+    /// How large its block is.
+    fn size_bytes(&self) -> usize {
+        self.hold.size_bytes()
+    }
+
     /// Who this process is; an error where the memory was let go of.
     #[inline]
     fn me(&self) -> PyResult<Participant> {
@@ -164,25 +175,7 @@ impl Cell {
         let end_ns = timeout_ns.and_then(|timeout_ns| futex::now_ns().checked_add(timeout_ns));
         let mut left_ns = timeout_ns;
         loop {
-            let (me, epoch) = (self.me()?, fork::epoch());
-            let mut raised = None;
-            let done = gil::detached(py, |detached| {
-                let detached = RefCell::new(detached);
-                let wait = &mut Wait {
-                    me,
-                    timeout_ns: left_ns,
-                    is_gone: &mut |who| self.presence.is_gone(who),
-                    keep_going: &mut || match detached.borrow_mut().attached(gil::check_signals) {
-                        Ok(()) => fork::epoch() == epoch,
-                        Err(error) => {
-                            raised = Some(error);
-                            false
-                        }
-                    },
-                };
-                work(wait, &|call| detached.borrow_mut().attached(&mut *call))
-            });
-            match (done, raised) {
+            match self.wait_once(py, left_ns, work)? {
                 (_, Some(error)) => return Err(error),
                 (Err(Stop::Interrupted), None) => {
                     left_ns = end_ns.map(|end_ns| end_ns.saturating_sub(futex::now_ns()));
@@ -190,6 +183,36 @@ impl Cell {
                 (done, None) => return outcome(done),
             }
         }
+    }
+
+    /// As [`Cell::wait_detached`]; what `work` came to, and what a signal handler raised.
+    ///
+    /// A fork in a handler interrupts `work` in the child.
+    fn wait_once<T>(
+        &self,
+        py: Python<'_>,
+        timeout_ns: Option<u64>,
+        work: &mut Work<'_, T>,
+    ) -> PyResult<(Result<T, Stop>, Option<PyErr>)> {
+        let (me, epoch) = (self.me()?, fork::epoch());
+        let mut raised = None;
+        let done = gil::detached(py, |detached| {
+            let detached = RefCell::new(detached);
+            let wait = &mut Wait {
+                me,
+                timeout_ns,
+                is_gone: &mut |who| self.presence.is_gone(who),
+                keep_going: &mut || match detached.borrow_mut().attached(gil::check_signals) {
+                    Ok(()) => fork::epoch() == epoch,
+                    Err(error) => {
+                        raised = Some(error);
+                        false
+                    }
+                },
+            };
+            work(wait, &|call| detached.borrow_mut().attached(&mut *call))
+        });
+        Ok((done, raised))
     }
 
     fn is_gone(&self, who: Participant) -> bool {
@@ -204,16 +227,20 @@ fn never(over: Over) -> PyErr {
 
 /// A timeout in seconds; below zero is none at all, too long to count is for ever.
 pub(crate) fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    let Some(timeout) = timeout else {
-        return Ok(None);
-    };
-    let seconds: f64 = timeout.extract()?;
+    match timeout {
+        None => Ok(None),
+        Some(timeout) => Ok(seconds_ns(gil::float(timeout)?)),
+    }
+}
+
+fn seconds_ns(seconds: f64) -> Option<u64> {
     // Saturates at both ends.
-    Ok(Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX))
+    Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX)
 }
 
 /// The number of this thread, which no other thread of the process ever has.
-fn thread() -> NonZeroU64 {
+#[inline]
+fn thread_number() -> NonZeroU64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
         static OWN: ThreadCell<u64> = const { ThreadCell::new(0) };
@@ -239,6 +266,9 @@ fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    lock::register(m)?;
-    signals::register(m)
+    semlock::register(m)?;
+    integer::register(m)?;
+    event::register(m)?;
+    condition::register(m)?;
+    barrier::register(m)
 }

@@ -11,7 +11,7 @@ use super::{Field, Struct, WORD_BYTES};
 
 /// The size of every cell, without the table of those that have one.
 pub const CELL_BYTES: usize = 64;
-/// How many units a bounded semaphore has at most.
+/// How many units of a bounded semaphore may be taken at a time, at most.
 pub const UNITS_MAX: u64 = 65_536;
 /// How many parties a barrier has at most.
 pub const PARTIES_MAX: u64 = 65_536;
@@ -71,12 +71,14 @@ shared_structs! {
         kind: u64,
         /// Counts releases, and whether somebody sleeps.
         word: u64,
-        /// How many units there are.
+        /// How many of its units can be taken at a time: so many words follow.
         units: u64,
         /// Where to begin looking for a free one: a hint.
         start: u64,
+        /// How many units there are.
+        bound: u64,
         /// Zero.
-        reserved: [u64; 4],
+        reserved: [u64; 3],
     }
 
     /// A condition; the places of its waiters follow.

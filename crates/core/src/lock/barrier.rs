@@ -123,14 +123,14 @@ impl<'m> Barrier<'m, System> {
         cell.finish(BARRIER_KIND)
     }
 
-    /// The one at `offset`.
+    /// The one at `offset`, in a block of so many bytes.
     ///
     /// # Errors
     ///
     /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
-    pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, BARRIER_KIND)?;
-        let table = cell.table(offset_of!(BarrierCell, parties), PARTIES_MAX, HALVES)?;
+    pub fn at(mapping: &'m Mapping, offset: usize, size_bytes: usize) -> CoreResult<Self> {
+        let cell = Cell::at(mapping, offset, size_bytes, BARRIER_KIND)?;
+        let parties = cell.table(offset_of!(BarrierCell, parties), 1..=PARTIES_MAX, HALVES)?;
         let lock = LockWord {
             word: cell.word(offset_of!(BarrierCell, lock))?,
             spins: cell.word(offset_of!(BarrierCell, spins))?,
@@ -139,7 +139,7 @@ impl<'m> Barrier<'m, System> {
         let words = BarrierWords {
             phase: cell.word(offset_of!(BarrierCell, phase))?,
             arrived: cell.word(offset_of!(BarrierCell, arrived))?,
-            parties: table.words,
+            parties,
         };
         Ok(Self::over(lock, words))
     }
@@ -184,13 +184,16 @@ impl<'m, K: Kernel> Barrier<'m, K> {
     ///
     /// # Errors
     ///
-    /// [`Stop::Broken`]; [`Stop::TimedOut`] and [`Stop::Interrupted`], which break it.
+    /// [`Stop::Broken`]; [`Stop::TimedOut`] and [`Stop::Interrupted`], which break it, but not
+    /// in a child that `keep_going` or the action forked: that is no party, and interrupted.
     pub fn wait(
         &self,
         wait: &mut Wait<'_>,
         action: &mut dyn FnMut() -> bool,
     ) -> Result<usize, Stop> {
         let mut naps = Naps::of(wait, self.lock.kernel);
+        let epoch = self.lock.kernel.epoch();
+        let is_forked = &|| self.lock.kernel.epoch() != epoch;
         self.enter(wait)?;
         // Relaxed, here and below: under the lock.
         let phase = self.phase.load(Ordering::Relaxed);
@@ -203,13 +206,16 @@ impl<'m, K: Kernel> Barrier<'m, K> {
         let inside = &self.parties[half + index];
         inside.store(wait.me.pack(), Ordering::Relaxed);
         let ended = if index + 1 == self.parties() {
-            self.be_last(wait.me, phase, action)
+            self.be_last(wait.me, phase, action, is_forked)
         } else {
             self.arrived.store(index as u64 + 1, Ordering::Relaxed);
             self.leave(wait.me);
             point("barrier.arrived");
-            self.sleep(wait, &mut naps, phase)
+            self.sleep(wait, &mut naps, phase, is_forked)
         };
+        if is_forked() {
+            return Err(Stop::Interrupted);
+        }
         // Relaxed: it only says that we are not inside any more. It may be another's by now.
         let _ =
             inside.compare_exchange(wait.me.pack(), NOBODY, Ordering::Relaxed, Ordering::Relaxed);
@@ -222,9 +228,13 @@ impl<'m, K: Kernel> Barrier<'m, K> {
         me: Participant,
         phase: u64,
         action: &mut dyn FnMut() -> bool,
+        is_forked: &dyn Fn() -> bool,
     ) -> Result<(), Stop> {
         point("barrier.last");
         let is_passed = action();
+        if is_forked() {
+            return Err(Stop::Interrupted);
+        }
         if is_passed {
             self.end_phase(phase, false);
             point("barrier.opened");
@@ -235,7 +245,13 @@ impl<'m, K: Kernel> Barrier<'m, K> {
         is_passed.then_some(()).ok_or(Stop::Broken)
     }
 
-    fn sleep(&self, wait: &mut Wait<'_>, naps: &mut Naps, phase: u64) -> Result<(), Stop> {
+    fn sleep(
+        &self,
+        wait: &mut Wait<'_>,
+        naps: &mut Naps,
+        phase: u64,
+        is_forked: &dyn Fn() -> bool,
+    ) -> Result<(), Stop> {
         loop {
             // Acquire: after whatever the parties did before they arrived, and the action.
             let now = self.phase.load(Ordering::Acquire);
@@ -245,6 +261,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
             match naps.nap(wait, self.lock.kernel, self.phase, phase) {
                 Ok(Nap::Look) => {}
                 Ok(Nap::Slice) => self.look_after_parties(wait)?,
+                Err(stop) if is_forked() => return Err(stop),
                 Err(stop) => return self.give_up(wait, phase, stop),
             }
         }

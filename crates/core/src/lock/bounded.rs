@@ -3,7 +3,7 @@
 //! Guarantee (rule P8): each unit is a word that says who has it, written by the one
 //! instruction that takes it; so no count can be wrong, and a dead participant's units
 //! go, one by one, to those who find them so. There are never more units than at the
-//! start.
+//! start. At most 65,536 are taken at a time, however many there are.
 //!
 //! ```text
 //! unit   zero: free. Else the participant that has it
@@ -14,12 +14,15 @@
 use core::mem::offset_of;
 
 use super::kernel::{Kernel, spin};
+#[cfg(not(loom))]
+use super::semaphore::UNITS_LEFT_MAX;
 use super::wait::{Nap, Naps, Stop, Wait};
 use super::word::Released;
 #[cfg(not(loom))]
 use super::{Cell, kernel::System};
+use crate::error::Error;
 #[cfg(not(loom))]
-use crate::error::{Error, Result as CoreResult};
+use crate::error::Result as CoreResult;
 use crate::fault::point;
 use crate::layout::Participant;
 #[cfg(not(loom))]
@@ -40,6 +43,7 @@ pub struct BoundedSemaphore<'m, K> {
     word: &'m AtomicU64,
     start: &'m AtomicU64,
     units: &'m [AtomicU64],
+    bound: u64,
     kernel: K,
 }
 
@@ -47,16 +51,16 @@ pub struct BoundedSemaphore<'m, K> {
 ///
 /// # Errors
 ///
-/// [`Error::NotAllowed`] for none and for more than [`UNITS_MAX`].
+/// [`Error::NotAllowed`] for more than [`UNITS_LEFT_MAX`].
 #[cfg(not(loom))]
 pub fn size_bytes(units: u64) -> CoreResult<usize> {
-    if units == 0 || units > UNITS_MAX {
+    if units > u64::from(UNITS_LEFT_MAX) {
         return Err(Error::NotAllowed(
-            "a bounded semaphore has 1 to 65536 units",
+            "a semaphore cannot have more than 2147483647 units",
         ));
     }
     // Small: cannot overflow.
-    Ok(CELL_BYTES + units as usize * crate::layout::WORD_BYTES)
+    Ok(CELL_BYTES + units.min(UNITS_MAX) as usize * crate::layout::WORD_BYTES)
 }
 
 #[cfg(not(loom))]
@@ -69,23 +73,30 @@ impl<'m> BoundedSemaphore<'m, System> {
     pub fn create(mapping: &'m Mapping, offset: usize, units: u64) -> CoreResult<()> {
         let cell = Cell::create(mapping, offset, size_bytes(units)?)?;
         let count = cell.word(offset_of!(BoundedCell, units))?;
-        count.store(units, Ordering::Relaxed);
+        count.store(units.min(UNITS_MAX), Ordering::Relaxed);
+        let bound = cell.word(offset_of!(BoundedCell, bound))?;
+        bound.store(units, Ordering::Relaxed);
         cell.finish(BOUNDED_KIND)
     }
 
-    /// The one at `offset`.
+    /// The one at `offset`, in a block of so many bytes.
     ///
     /// # Errors
     ///
     /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
-    pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, BOUNDED_KIND)?;
+    pub fn at(mapping: &'m Mapping, offset: usize, size_bytes: usize) -> CoreResult<Self> {
+        let cell = Cell::at(mapping, offset, size_bytes, BOUNDED_KIND)?;
+        let units = cell.table(offset_of!(BoundedCell, units), 0..=UNITS_MAX, 1)?;
+        let bound = cell.word(offset_of!(BoundedCell, bound))?;
+        let bound = bound.load(Ordering::Relaxed);
+        if bound > u64::from(UNITS_LEFT_MAX) || bound.min(UNITS_MAX) != units.len() as u64 {
+            return Err(Error::Damaged("a semaphore of impossible size"));
+        }
         Ok(BoundedSemaphore {
             word: cell.word(offset_of!(BoundedCell, word))?,
             start: cell.word(offset_of!(BoundedCell, start))?,
-            units: cell
-                .table(offset_of!(BoundedCell, units), UNITS_MAX, 1)?
-                .words,
+            units,
+            bound,
             kernel: System,
         })
     }
@@ -103,6 +114,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
             word,
             start,
             units,
+            bound: units.len() as u64,
             kernel,
         }
     }
@@ -110,25 +122,38 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     /// How many units are free; exact while nobody acquires or releases.
     pub fn value(&self) -> usize {
         // Relaxed: old when it is read.
-        let free = |unit: &&AtomicU64| unit.load(Ordering::Relaxed) == FREE;
-        self.units.iter().filter(free).count()
+        let is_taken = |unit: &&AtomicU64| unit.load(Ordering::Relaxed) != FREE;
+        self.bound() - self.units.iter().filter(is_taken).count()
     }
 
     /// How many units there are.
     pub fn bound(&self) -> usize {
-        self.units.len()
+        self.bound as usize
+    }
+
+    /// Whether there are more units than can be taken at a time.
+    fn has_more_than_places(&self) -> bool {
+        self.bound() > self.units.len()
     }
 
     /// Takes a unit if there is one; looks after nobody dead.
+    #[inline]
     pub fn try_acquire(&self, me: Participant) -> bool {
-        self.indices().any(|index| self.claim(index, FREE, me))
+        let claimed = self.indices().find(|&index| self.claim(index, FREE, me));
+        if let Some(index) = claimed
+            && self.units.len() > 1
+        {
+            self.start.store(index as u64 + 1, Ordering::Relaxed);
+        }
+        claimed.is_some()
     }
 
     /// Takes a unit, waiting for one if need be.
     ///
     /// # Errors
     ///
-    /// [`Stop::TimedOut`], [`Stop::Interrupted`].
+    /// [`Stop::TimedOut`], [`Stop::Interrupted`]; [`Error::Full`] when as many units are taken
+    /// as can be, though there are more.
     pub fn acquire(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
         if self.try_acquire(wait.me) {
             return Ok(());
@@ -139,14 +164,14 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
     /// Gives a unit back: one of the participant's own, else somebody else's.
     pub fn release(&self, me: Participant) -> Released {
         let own = |index: &usize| self.free(*index, me.pack());
-        let index = match self.indices().find(own) {
+        let index = match self.indices_taken().find(own) {
             Some(index) => index,
             None => {
                 let any = |index: &usize| {
                     let seen = self.units[*index].load(Ordering::Relaxed);
                     seen != FREE && self.free(*index, seen)
                 };
-                match self.indices().find(any) {
+                match self.indices_taken().find(any) {
                     Some(index) => index,
                     None => return Released::NotHeld,
                 }
@@ -174,11 +199,21 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
         Released::Done
     }
 
-    /// All indices, beginning where the last unit became free.
+    /// All indices, the one taken last first.
+    fn indices_taken(&self) -> impl Iterator<Item = usize> + use<K> {
+        let (start, len) = (self.first(), self.units.len());
+        (0..start).rev().chain((start..len).rev())
+    }
+
+    fn first(&self) -> usize {
+        // Relaxed: a hint, which may be anything.
+        let start = self.start.load(Ordering::Relaxed) as usize;
+        if start < self.units.len() { start } else { 0 }
+    }
+
+    /// All indices, those first that are most likely free.
     fn indices(&self) -> impl Iterator<Item = usize> + use<K> {
-        let len = self.units.len();
-        // Relaxed: a hint; brought inside the table here.
-        let start = (self.start.load(Ordering::Relaxed) % len as u64) as usize;
+        let (start, len) = (self.first(), self.units.len());
         (start..len).chain(0..start)
     }
 
@@ -207,6 +242,19 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
                 .is_ok()
     }
 
+    /// Why no unit was to be had at once.
+    #[cold]
+    fn in_vain(&self) -> Stop {
+        if self.has_more_than_places() {
+            Stop::Failed(Error::Full {
+                what: "units taken of one bounded semaphore",
+                limit: self.units.len(),
+            })
+        } else {
+            Stop::TimedOut
+        }
+    }
+
     fn inherit(&self, wait: &mut Wait<'_>) -> bool {
         self.indices().any(|index| {
             let seen = self.units[index].load(Ordering::Relaxed);
@@ -221,7 +269,14 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
         let mut naps = Naps::of(wait, self.kernel);
         if wait.is_try() {
             let found = self.inherit(wait);
-            return found.then_some(()).ok_or(Stop::TimedOut);
+            return found.then_some(()).ok_or_else(|| self.in_vain());
+        }
+        if self.has_more_than_places() {
+            return if self.inherit(wait) {
+                Ok(())
+            } else {
+                Err(self.in_vain())
+            };
         }
         let limit = self.kernel.spins().min(SPINS);
         let before = self.word.load(Ordering::Relaxed);

@@ -54,6 +54,8 @@ pub struct Waited {
     /// Whether the lock was acquired again, and whether its owner had died; the wait for
     /// it has no end but [`Stop::Interrupted`].
     pub lock: Result<super::word::Acquired, Stop>,
+    /// How deep it was held before, for [`Guard::reacquire`].
+    pub depth: u64,
 }
 
 /// How many bytes a condition for so many waiters takes.
@@ -84,18 +86,18 @@ impl<'m> Condition<'m, System> {
         cell.finish(CONDITION_KIND)
     }
 
-    /// The one at `offset`.
+    /// The one at `offset`, in a block of so many bytes.
     ///
     /// # Errors
     ///
     /// [`Error::WrongSegment`] when there is none, [`Error::Damaged`] when it cannot be.
-    pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, CONDITION_KIND)?;
-        let places = cell.table(offset_of!(ConditionCell, places), PLACES_MAX, 1)?;
+    pub fn at(mapping: &'m Mapping, offset: usize, size_bytes: usize) -> CoreResult<Self> {
+        let cell = Cell::at(mapping, offset, size_bytes, CONDITION_KIND)?;
+        let places = cell.table(offset_of!(ConditionCell, places), 1..=PLACES_MAX, 1)?;
         Ok(Condition {
             high: cell.word(offset_of!(ConditionCell, high))?,
             cursor: cell.word(offset_of!(ConditionCell, cursor))?,
-            places: places.words,
+            places,
             kernel: System,
         })
     }
@@ -145,13 +147,18 @@ impl<'m, K: Kernel> Condition<'m, K> {
     }
 
     /// Lets go of `guard`, which the caller holds, sleeps until notified, and acquires it
-    /// again. The timeout is for the notify.
+    /// again. The timeout is for the notify; an interruption ends that wait, and a second
+    /// one the wait for the lock.
+    ///
+    /// In a child that `keep_going` forked both results are [`Stop::Interrupted`]: the place
+    /// and the lock are its parent's, and untouched.
     ///
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when `guard` is not held, [`Error::Full`] when there is no
     /// place; nothing is done then and the guard is held as before.
     pub fn wait(&self, guard: &impl Guard, wait: &mut Wait<'_>) -> Result<Waited, Error> {
+        let epoch = self.kernel.epoch();
         let own = self.register(wait)?;
         let Some(depth) = guard.release_all(wait.me) else {
             self.leave(own, wait.me, WAITING);
@@ -159,14 +166,30 @@ impl<'m, K: Kernel> Condition<'m, K> {
                 "cannot wait on a condition whose lock is not held",
             ));
         };
-        let slept = self.sleep(own, wait);
+        let is_forked = || self.kernel.epoch() != epoch;
+        let slept = self.sleep(own, wait, &is_forked);
+        let in_child = Waited {
+            notified: Err(Stop::Interrupted),
+            lock: Err(Stop::Interrupted),
+            depth,
+        };
+        if is_forked() {
+            return Ok(in_child);
+        }
         let mut again = Wait {
             me: wait.me,
             timeout_ns: None,
             is_gone: wait.is_gone,
             keep_going: wait.keep_going,
         };
-        let lock = guard.reacquire(&mut again, depth);
+        let mut lock = guard.reacquire(&mut again, depth);
+        if lock == Err(Stop::Interrupted) && slept != Err(Stop::Interrupted) && !is_forked() {
+            // Whoever waits believes to have the lock when an exception ends the wait.
+            lock = guard.reacquire(&mut again, depth);
+        }
+        if is_forked() {
+            return Ok(in_child);
+        }
         let notified = match slept {
             Ok(told) => {
                 point("condition.reacquired");
@@ -175,7 +198,11 @@ impl<'m, K: Kernel> Condition<'m, K> {
             }
             Err(stop) => Err(stop),
         };
-        Ok(Waited { notified, lock })
+        Ok(Waited {
+            notified,
+            lock,
+            depth,
+        })
     }
 
     /// Tells up to `count` of those who wait; how many it told. The caller holds the
@@ -251,7 +278,12 @@ impl<'m, K: Kernel> Condition<'m, K> {
     }
 
     /// Sleeps until told; the place where it was told, which is still ours.
-    fn sleep(&self, own: usize, wait: &mut Wait<'_>) -> Result<usize, Stop> {
+    fn sleep(
+        &self,
+        own: usize,
+        wait: &mut Wait<'_>,
+        is_forked: &dyn Fn() -> bool,
+    ) -> Result<usize, Stop> {
         let mine = place(WAITING, wait.me);
         let mut naps = Naps::of(wait, self.kernel);
         loop {
@@ -270,6 +302,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
                         return Ok(told);
                     }
                 }
+                Err(stop) if is_forked() => return Err(stop),
                 Err(stop) => {
                     if self.leave(own, wait.me, WAITING) {
                         point("condition.left");

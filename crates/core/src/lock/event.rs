@@ -53,7 +53,7 @@ impl<'m> Event<'m, System> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, EVENT_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, EVENT_KIND)?;
         Ok(Event {
             word: cell.word(offset_of!(EventCell, word))?,
             kernel: System,

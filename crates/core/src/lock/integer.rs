@@ -37,7 +37,7 @@ impl<'m> AtomicInt<'m> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> Result<Self> {
-        let cell = Cell::at(mapping, offset, INTEGER_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, INTEGER_KIND)?;
         Ok(AtomicInt {
             value: cell.word(offset_of!(IntegerCell, value))?,
         })

@@ -16,6 +16,10 @@ pub trait Kernel: Copy {
     fn wake(self, word: &AtomicU64, count: u32);
     /// The monotonic clock.
     fn now_ns(self) -> u64;
+    /// A number that differs between a process and its forked children.
+    fn epoch(self) -> u32 {
+        0
+    }
     /// How often to look before sleeping; zero where only one processor is: who is
     /// waited for cannot run meanwhile.
     fn spins(self) -> u32;
@@ -38,6 +42,10 @@ impl Kernel for System {
 
     fn now_ns(self) -> u64 {
         crate::sys::futex::now_ns()
+    }
+
+    fn epoch(self) -> u32 {
+        crate::sys::fork::epoch()
     }
 
     fn spins(self) -> u32 {

@@ -29,7 +29,12 @@ pub mod wait;
 pub mod word;
 
 #[cfg(not(loom))]
+use core::ops::RangeInclusive;
+
+#[cfg(not(loom))]
 use crate::error::{Error, Result};
+#[cfg(not(loom))]
+use crate::layout::{WORD_BYTES, cells::CELL_BYTES};
 #[cfg(not(loom))]
 use crate::mapping::Mapping;
 #[cfg(not(loom))]
@@ -44,6 +49,8 @@ pub const SLICE_NS: u64 = 50_000_000;
 struct Cell<'m> {
     mapping: &'m Mapping,
     offset: usize,
+    /// How large it is, its table included, as its block says.
+    size_bytes: usize,
 }
 
 #[cfg(not(loom))]
@@ -52,7 +59,11 @@ impl<'m> Cell<'m> {
     /// no kind, and before the maker gives its offset away nobody looks.
     fn create(mapping: &'m Mapping, offset: usize, size_bytes: usize) -> Result<Self> {
         mapping.zero_bytes(offset, size_bytes)?;
-        Ok(Cell { mapping, offset })
+        Ok(Cell {
+            mapping,
+            offset,
+            size_bytes,
+        })
     }
 
     fn finish(self, kind: u64) -> Result<()> {
@@ -61,8 +72,12 @@ impl<'m> Cell<'m> {
     }
 
     #[inline]
-    fn at(mapping: &'m Mapping, offset: usize, kind: u64) -> Result<Self> {
-        let cell = Cell { mapping, offset };
+    fn at(mapping: &'m Mapping, offset: usize, size_bytes: usize, kind: u64) -> Result<Self> {
+        let cell = Cell {
+            mapping,
+            offset,
+            size_bytes,
+        };
         if cell.word(0)?.load(Ordering::Acquire) != kind {
             return Err(Error::WrongSegment("there is another kind of object"));
         }
@@ -76,26 +91,23 @@ impl<'m> Cell<'m> {
     }
 
     /// The table behind the cell, with `each` words for each of what the field `count`
-    /// counts.
-    fn table(self, count: usize, limit: u64, each: usize) -> Result<Table<'m>> {
+    /// counts, so many as `limits` say; it ends before the cell's block does.
+    fn table(
+        self,
+        count: usize,
+        limits: RangeInclusive<u64>,
+        each: usize,
+    ) -> Result<&'m [AtomicU64]> {
         let len = self.word(count)?.load(Ordering::Relaxed);
-        if len == 0 || len > limit {
+        let fits = self.size_bytes.saturating_sub(CELL_BYTES) / (each * WORD_BYTES);
+        if !limits.contains(&len) || len > fits as u64 {
             return Err(Error::Damaged("a table of impossible size"));
         }
-        // At most `limit`, which is small.
-        let len = len as usize * each;
-        let start = self.offset.checked_add(crate::layout::cells::CELL_BYTES);
-        let start = start.ok_or(TOO_FAR)?;
-        let words = self.mapping.shared_words(start, len)?;
-        Ok(Table { words })
+        let start = self.offset.checked_add(CELL_BYTES).ok_or(TOO_FAR)?;
+        // At most what fits.
+        self.mapping.shared_words(start, len as usize * each)
     }
 }
 
 #[cfg(not(loom))]
 const TOO_FAR: Error = Error::Damaged("an object outside its segment");
-
-#[cfg(not(loom))]
-#[derive(Debug, Clone, Copy)]
-struct Table<'m> {
-    words: &'m [AtomicU64],
-}

@@ -78,7 +78,7 @@ impl<'m> Lock<'m, System> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, LOCK_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, LOCK_KIND)?;
         Ok(Lock {
             word: word_of(cell)?,
         })
@@ -153,7 +153,7 @@ impl<'m> RLock<'m, System> {
     /// [`Error::WrongSegment`](crate::error::Error::WrongSegment) when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, LOCK_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, LOCK_KIND)?;
         Ok(RLock {
             word: word_of(cell)?,
             thread: cell.word(offset_of!(LockCell, thread))?,
@@ -189,8 +189,8 @@ impl<'m, K: Kernel> RLock<'m, K> {
     /// Acquires if that takes no waiting; looks after no dead owner.
     #[inline]
     pub fn try_acquire(&self, me: Participant, thread: Thread) -> Option<Acquired> {
-        if let Some(again) = self.enter_again(me, thread) {
-            return Some(again);
+        if self.is_held() {
+            return self.enter_again(me, thread);
         }
         let acquired = self.word.try_acquire(me)?;
         self.enter(thread, 1);
@@ -220,6 +220,11 @@ impl<'m, K: Kernel> RLock<'m, K> {
     /// died, as the caller did.
     pub fn release_abandoned(&self, me: Participant, thread: Thread) -> Released {
         self.leave(me, thread, true)
+    }
+
+    /// Whether somebody has it.
+    pub fn is_held(&self) -> bool {
+        self.word.load() & HELD != 0
     }
 
     /// Whether an owner died and nobody has released it regularly since.

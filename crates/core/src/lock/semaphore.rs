@@ -75,7 +75,7 @@ impl<'m> Semaphore<'m, System> {
     /// [`Error::WrongSegment`] when there is none.
     #[inline]
     pub fn at(mapping: &'m Mapping, offset: usize) -> CoreResult<Self> {
-        let cell = Cell::at(mapping, offset, SEMAPHORE_KIND)?;
+        let cell = Cell::at(mapping, offset, CELL_BYTES, SEMAPHORE_KIND)?;
         Ok(Semaphore {
             word: cell.word(offset_of!(SemaphoreCell, word))?,
             kernel: System,

@@ -19,7 +19,8 @@ pub struct Wait<'a> {
     /// whoever is waited for. Wrongly said, it gives two processes the same lock.
     pub is_gone: &'a mut dyn FnMut(Participant) -> bool,
     /// Whether to go on; asked after each slice and each signal, never while a lock of
-    /// this module's own is held.
+    /// this module's own is held. It may fork: the child's wait is interrupted, whatever
+    /// it is told here, and leaves everything as its parent has it.
     pub keep_going: &'a mut dyn FnMut() -> bool,
 }
 
@@ -126,7 +127,8 @@ impl Naps {
             return Ok(Nap::Look);
         }
         self.looks = 0;
-        if (wait.keep_going)() {
+        let epoch = kernel.epoch();
+        if (wait.keep_going)() && kernel.epoch() == epoch {
             Ok(Nap::Slice)
         } else {
             Err(Stop::Interrupted)

@@ -20,6 +20,7 @@
 //! | [`memory`] | `machine`, `groups`: how much memory is left |
 //! | [`resident`] | `release_code`: give back memory that only starting up needed |
 //! | [`socket`] | message sockets that never block and carry descriptors |
+//! | [`thread`] | `own`: a number for the calling thread |
 //!
 //! `unsafe` is allowed below this folder; each block says why it is sound.
 
@@ -38,3 +39,4 @@ pub mod process;
 pub mod resident;
 pub mod shm;
 pub mod socket;
+pub mod thread;

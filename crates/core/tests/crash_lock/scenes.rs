@@ -333,11 +333,11 @@ fn rlock_of(player: &Player) -> RLock<'_, System> {
 }
 
 fn bounded_of(player: &Player) -> BoundedSemaphore<'_, System> {
-    BoundedSemaphore::at(player.memory(), FIRST).unwrap()
+    BoundedSemaphore::at(player.memory(), FIRST, SECOND - FIRST).unwrap()
 }
 
 fn condition_of(player: &Player) -> Condition<'_, System> {
-    Condition::at(player.memory(), SECOND).unwrap()
+    Condition::at(player.memory(), SECOND, 1024).unwrap()
 }
 
 fn event_of(player: &Player) -> Event<'_, System> {
@@ -345,7 +345,7 @@ fn event_of(player: &Player) -> Event<'_, System> {
 }
 
 fn barrier_of(player: &Player) -> Barrier<'_, System> {
-    Barrier::at(player.memory(), FIRST).unwrap()
+    Barrier::at(player.memory(), FIRST, SECOND - FIRST).unwrap()
 }
 
 fn pass(player: &Player) -> Result<usize, Stop> {

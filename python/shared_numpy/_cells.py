@@ -1,0 +1,96 @@
+"""Objects over a cell in shared memory (``_core``): how they travel.
+
+What this module guarantees: they are sent by ``multiprocessing``'s pickler at any time, by handle,
+under each start method; plain ``pickle`` refuses.
+"""
+
+from multiprocessing import context
+
+from . import _core
+from . import _family
+from . import reduction
+
+
+class Shared:
+    """An object that is, or has in `_cell`, a cell in ``_core``."""
+
+    def _send(self):
+        """A handle, and what takes it back."""
+        return self._cell.send()
+
+    def __reduce_ex__(self, protocol):
+        # Subclasses, which ForkingPickler does not know; it is they or plain pickle.
+        context.assert_spawning(self)
+        return reduce(self)
+
+
+def reduce(self, published=None):
+    """The object by handle, as a pickler wants it."""
+    handle, sent = self._send()
+    if published is not None:
+        published._sent.append(sent)
+    _family.export()
+    return rebuild, (type(self), handle, self._details())
+
+
+def rebuild(cls, handle, details):
+    """The object that a handle leads to.
+
+    Raises
+    ------
+    StaleHandle, ForeignHandle, TrackerUnavailable
+        As for arrays.
+    """
+    self = cls.__new__(cls)
+    try:
+        self._restore(handle, details)
+    except _core.UnknownFamily:
+        _family.join(handle)
+        self._restore(handle, details)
+    return self
+
+
+def travels(cls):
+    """Class decorator: has ``multiprocessing``'s pickler take instances by handle."""
+    reduction.register_reducer(cls, reduce)
+    return cls
+
+
+@travels
+class AtomicInt(Shared):
+    """An integer of 64 bits that all processes change without a lock.
+
+    Each method is one step: no other process sees, or does, anything in between.
+    """
+
+    def __init__(self, value=0):
+        self._cell = _core.IntegerCell(value)
+
+    def _details(self):
+        return None
+
+    def _restore(self, handle, _):
+        self._cell = _core.IntegerCell.open(handle)
+
+    def load(self):
+        """The value."""
+        return self._cell.load()
+
+    def store(self, value):
+        """Replaces the value."""
+        self._cell.store(value)
+
+    def exchange(self, value):
+        """Replaces the value; returns the one before."""
+        return self._cell.exchange(value)
+
+    def add(self, delta=1):
+        """Adds; returns the value after. OverflowError, and nothing added, beyond 64 bits."""
+        return self._cell.add(delta)
+
+    def compare_exchange(self, expected, value):
+        """Replaces the value if it is `expected`; returns whether it was."""
+        return self._cell.compare_exchange(expected, value)
+
+    def __repr__(self):
+        return "<{}({})>".format(type(self).__name__, self.load())
