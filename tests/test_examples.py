@@ -121,10 +121,16 @@ def test_timing_comparison_is_interrupted_cleanly(nothing_left):
 
 @needs_numpy
 def test_children_end_with_a_killed_main_process():
-    process = start(TIMING, "--frames", "5", "--shape", "300x300", "--repeat", "100000")
+    """Killed in one endless run: between runs it makes semaphores, and multiprocessing leaves the name of one that it is at."""
+    endless = (
+        "import sys; sys.path.insert(0, {!r}); import _support, timing_comparison as t; right = t.check\n"
+        "def check(job, number, *rest):\n"
+        "    right(job, number, *rest); number == 5 and print('under way', flush=True)\n"
+        "t.check = check; _support.run(lambda: t.measure(t.OURS, t.WRITTEN, (300, 300), 10 ** 9, ''))\n")
+    process = start("-c", endless.format(os.path.dirname(TIMING)))
     try:
-        assert process.stdout.readline()
-        time.sleep(0.5)
+        assert process.stdout.readline() == "under way\n"
+        time.sleep(0.2)
     finally:
         os.kill(process.pid, signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL  # which waits for all who have our pipes: the children

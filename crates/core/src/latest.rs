@@ -23,7 +23,7 @@ use crate::lock::kernel::System;
 use crate::lock::wait::{Nap, Naps, Stop, Wait};
 use crate::mapping::Mapping;
 use crate::participation::contained::{attach_for, end_tokens, send_within};
-use crate::participation::{self, Handle, Hold, Sent};
+use crate::participation::{self, Asking, Handle, Hold, Sent};
 use crate::pool::tokens::Container;
 use crate::queue::protocol;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -123,7 +123,7 @@ impl Latest {
         if before == Some(me) {
             return Ok(());
         }
-        if before.is_some_and(|before| !self.root.is_gone(before))
+        if before.is_some_and(|before| !self.root.is_gone(before, Asking::Once))
             || word
                 .compare_exchange(seen, me.pack(), Ordering::AcqRel, Ordering::Acquire)
                 .is_err()
@@ -314,7 +314,7 @@ impl Latest {
             return Err(Error::Dropped);
         }
         let writer = Participant::unpack(self.writer()?.load(Ordering::Acquire));
-        let has_died = writer.is_some_and(|writer| self.root.is_gone(writer));
+        let has_died = writer.is_some_and(|writer| self.root.is_gone(writer, Asking::WhileWaiting));
         participation::queues::audit_if_due();
         // What it did before counts.
         if has_died && self.newest()?.load(Ordering::Acquire) == seen {

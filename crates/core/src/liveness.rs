@@ -193,14 +193,7 @@ impl Undertaker {
                 known.look_at = now + known.wait;
                 return Ok(false);
             }
-            Some(_) => {
-                return match family.identity(participant(slot, seen)) {
-                    Ok(identity) => Ok(!self.is_gone(&identity)),
-                    // It left this instant.
-                    Err(Error::Stale) => Ok(true),
-                    Err(error) => Err(error),
-                };
-            }
+            Some(_) => return self.runs_likely(family, participant(slot, seen), seen),
             None => {}
         }
         let known = Mapped {
@@ -210,6 +203,24 @@ impl Undertaker {
         };
         self.mapped.insert(slot, known);
         Ok(false)
+    }
+
+    /// Whether a participant, its slot found in the state `seen`, has a process; whether
+    /// that is of the family still is not looked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of a damaged family.
+    pub fn runs_likely(&self, family: &Family, who: Participant, seen: Packed) -> Result<bool> {
+        if seen.state != LIVE {
+            return Ok(false);
+        }
+        match family.identity(who) {
+            Ok(identity) => Ok(!self.is_gone(&identity)),
+            // It left this instant.
+            Err(Error::Stale) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether there is no such process any more; `false` also when that cannot be told.

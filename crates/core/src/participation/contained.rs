@@ -15,7 +15,7 @@ use super::handle::{Handle, Hints};
 use super::registry::{HeldBlock, Registry, SegmentId, lock};
 use super::{Hold, membership};
 use crate::error::{Error, Result};
-use crate::layout::{Participant, Place};
+use crate::layout::Place;
 use crate::pool::segment::{BlockInfo, PoolSegment};
 use crate::pool::tokens::{Container, TokenName};
 use crate::sys::identity::Identity;
@@ -54,15 +54,6 @@ impl Hold {
     pub(crate) fn tell(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
         let segment = self.held.segment;
         in_one_process(keep_going, |keep_going| ensure_told(segment, keep_going))
-    }
-
-    /// Whether a participant of the block's family is gone, by proof.
-    pub(crate) fn is_gone(&self, who: Participant) -> bool {
-        let mut registry = lock();
-        let Some(family) = registry.local(self.held.segment).map(|it| it.family) else {
-            return false;
-        };
-        registry.families[family].is_gone(who)
     }
 }
 

@@ -1,14 +1,16 @@
 //! What a pool asks before it grows: who has died, and is there memory.
 //!
-//! Guarantee: a process finds out by itself what died, tracker or not; for the sake of
-//! speed it looks once a second at most, unless it is told to.
+//! Guarantees: a process finds out by itself what died, tracker or not; for the sake of
+//! speed it looks once a second at most, unless it is told to. Who is waited for is looked at
+//! in each slice of the wait.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::queues;
 use crate::error::Result;
-use crate::layout::Participant;
+use crate::layout::{Packed, Participant};
 use crate::liveness::Undertaker;
 use crate::pool::family::Family;
 use crate::pool::limit;
@@ -20,6 +22,15 @@ use crate::sys::shm::Identity;
 /// How far looks are apart.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+// Whoever waits asks after those it waits for once a slice. That is one in most cases, who is
+// looked at each time; of many each has its turn, and no crowd of waiters keeps a processor busy.
+/// How far looks at those who are asked about are apart.
+const ASKED_EVERY: Duration = Duration::from_millis(40);
+/// How far looks at the same one are apart when many are asked about.
+const EACH_EVERY: Duration = Duration::from_millis(200);
+/// How far looks for an `exec` by it are apart, which take longer.
+const EXEC_EVERY: Duration = Duration::from_secs(1);
+
 /// The one who looks, for one family.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -27,6 +38,26 @@ pub(super) struct Watch {
     /// The process it belongs to: it has noted who that is.
     epoch: u32,
     looked: Option<Instant>,
+    /// Who was asked about, by slot, and when somebody was last.
+    asked: BTreeMap<usize, Asked>,
+    asked_at: Option<Instant>,
+}
+
+/// Who asks whether somebody is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// Who will not ask again.
+    Once,
+    /// Who waits, and asks in each slice: an answer may be one or a few slices late.
+    WhileWaiting,
+}
+
+/// Somebody who was asked about.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    seen: Packed,
+    looked: Instant,
+    looked_for_exec: Instant,
 }
 
 impl Watch {
@@ -35,6 +66,8 @@ impl Watch {
             undertaker: None,
             epoch: fork::epoch(),
             looked: None,
+            asked: BTreeMap::new(),
+            asked_at: None,
         }))
     }
 
@@ -64,6 +97,37 @@ impl Watch {
             return Ok(true);
         }
         self.undertaker(file).bury_one(family, who.slot, seen)
+    }
+
+    /// As [`Watch::judge`], for somebody who asks again and again: looks when it is time.
+    fn judge_in_turn(&mut self, family: &Family, file: Identity, who: Participant) -> Result<bool> {
+        if !family.counts(who) {
+            return Ok(true);
+        }
+        let seen = family.slot(who.slot)?;
+        let now = Instant::now();
+        let is_past = |when: Instant, by| now.saturating_duration_since(when) >= by;
+        let apart = match self.asked_at {
+            Some(when) if !is_past(when, ASKED_EVERY) => EACH_EVERY,
+            _ => ASKED_EVERY,
+        };
+        let known = self.asked.get(&who.slot).filter(|it| it.seen == seen);
+        let looked_for_exec = match known {
+            Some(known) if !is_past(known.looked, apart) => return Ok(false),
+            Some(known) => Some(known.looked_for_exec).filter(|&it| !is_past(it, EXEC_EVERY)),
+            None => None,
+        };
+        self.asked_at = Some(now);
+        let asked = Asked {
+            seen,
+            looked: now,
+            looked_for_exec: looked_for_exec.unwrap_or(now),
+        };
+        self.asked.insert(who.slot, asked);
+        if looked_for_exec.is_some() && self.undertaker(file).runs_likely(family, who, seen)? {
+            return Ok(false);
+        }
+        self.judge(family, file, who)
     }
 
     fn undertaker(&mut self, file: Identity) -> &mut Undertaker {
@@ -114,9 +178,14 @@ pub(super) fn is_gone(
     family: &Family,
     file: Identity,
     who: Participant,
+    asked: Asking,
 ) -> bool {
     let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_gone = watch.judge(family, file, who).unwrap_or(false);
+    let verdict = match asked {
+        Asking::Once => watch.judge(family, file, who),
+        Asking::WhileWaiting => watch.judge_in_turn(family, file, who),
+    };
+    let is_gone = verdict.unwrap_or(false);
     if is_gone {
         queues::want_audit();
     }

@@ -40,6 +40,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub use self::exchange::{Sent, address, come_home, receive};
+pub(crate) use self::growth::Asking;
 pub use self::handle::Handle;
 pub use self::membership::join;
 pub use self::presence::Presence;

@@ -1,25 +1,17 @@
 //! Who this process is where a block lies, and who is still there: what locks ask.
 //!
-//! Guarantees: somebody is said to be gone only when its slot does not count any more,
-//! which the kernel's word (`liveness`) has seen to; and that word is asked for here, at
-//! most every 200 ms, so that no wait depends on a tracker.
+//! Guarantee: somebody is said to be gone only when its slot does not count any more,
+//! which the kernel's word (`liveness`) has seen to; that word is asked for here, so that no
+//! wait depends on a tracker. How often it is asked, `growth` tells.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Hold;
+use super::growth::Asking;
 use super::registry::lock;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::pool::family::Family;
-use crate::sys::futex;
-
-/// How far looks are apart.
-const LOOK_EVERY_NS: u64 = 200_000_000;
-
-/// When this process last looked after the dead on behalf of a waiter. Relaxed: of two
-/// that look at once, one looks in vain.
-static LOOKED_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The family of a block.
 #[derive(Debug, Clone)]
@@ -39,6 +31,13 @@ impl Hold {
         let family = local.family;
         let family = Arc::clone(&registry.families[family].family);
         Ok(Presence { family })
+    }
+
+    /// Whether a participant of the block's family is gone, by proof. Of a block that was let
+    /// go of it cannot be told.
+    pub(crate) fn is_gone(&self, who: Participant, asked: Asking) -> bool {
+        self.presence()
+            .is_ok_and(|presence| presence.ask(who, asked))
     }
 
     /// Who this process is in the family of the block; that changes with a fork.
@@ -62,23 +61,20 @@ impl Hold {
 }
 
 impl Presence {
-    /// Whether a participant is gone, by proof; looks for proof if the last look is long
-    /// enough ago. Must not be called with the process-wide lock held.
+    /// Whether a participant is gone, by proof: for waits, which ask in each slice. Must not
+    /// be called with the process-wide lock held.
     pub fn is_gone(&self, who: Participant) -> bool {
+        self.ask(who, Asking::WhileWaiting)
+    }
+
+    fn ask(&self, who: Participant, asked: Asking) -> bool {
         if !self.family.counts(who) {
             return true;
         }
-        let (now, last) = (futex::now_ns(), LOOKED_NS.load(Ordering::Relaxed));
-        if last != 0 && now.saturating_sub(last) < LOOK_EVERY_NS {
-            return false;
-        }
-        LOOKED_NS.store(now, Ordering::Relaxed);
         let registry = lock();
-        // All of them: the next one to ask may be in another.
-        for member in &registry.families {
-            member.look_for_the_dead();
-        }
-        drop(registry);
-        !self.family.counts(who)
+        let mut members = registry.families.iter();
+        members
+            .find(|member| Arc::ptr_eq(&member.family, &self.family))
+            .is_some_and(|member| member.is_gone(who, asked))
     }
 }

@@ -1,16 +1,18 @@
 //! Which queues are open in this process, and who else has them open.
 //!
-//! Guarantee: a process that has a queue open, through whatever fork, stands in the
-//! queue's table of peers from then until it closes it; so who is in there and does not
-//! count any more has died (rule P7).
+//! Guarantees: a process that has a queue open, through whatever fork, stands in the
+//! queue's table of peers from then until it closes it. Who came to it by itself, is in there
+//! and does not count any more has died (rule P7); a child is in there from before its birth,
+//! as one that has not come yet, for it may never be born or become another program.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Hold;
+use super::growth::Asking;
 use super::registry::{Membership, Registry, lock};
 use crate::error::{Error, Result};
-use crate::layout::{Participant, SLOTS, WORD_BYTES};
+use crate::layout::{Packed, Participant, SLOTS, WORD_BYTES};
 use crate::mapping::Mapping;
 use crate::pool::segment::PoolSegment;
 use crate::pool::tokens::Container;
@@ -74,7 +76,7 @@ impl Hold {
         let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
         let family = local.family;
         let me = registry.families[family].ensure_me()?;
-        write_peer(segment.mapping(), peers, me)?;
+        write_peer(segment.mapping(), peers, me, HAS_COME)?;
         let known = registry
             .queues
             .iter_mut()
@@ -88,6 +90,20 @@ impl Hold {
                 peers: Some(peers),
                 opens: 1,
             }),
+        }
+        Ok(me)
+    }
+
+    /// In a forked child that has a use for the queue: it has come; who it is there.
+    pub(crate) fn come_to_queue(&self) -> Result<Participant> {
+        let me = self.me()?;
+        let container = self.container()?;
+        let registry = lock();
+        let mut queues = registry.queues.iter();
+        if let Some(queue) = queues.find(|it| it.container == container && it.opens > 0)
+            && let Some(peers) = queue.peers
+        {
+            write_peer(queue.segment.mapping(), peers, me, HAS_COME)?;
         }
         Ok(me)
     }
@@ -119,7 +135,7 @@ impl Hold {
         crate::sync::fence(Ordering::SeqCst);
         let mut is_last = true;
         for slot in 0..SLOTS {
-            let Some(who) = peer(segment.mapping(), peers, slot)? else {
+            let Some((who, _)) = peer(segment.mapping(), peers, slot)? else {
                 continue;
             };
             if member.family.counts(who) {
@@ -129,10 +145,7 @@ impl Hold {
                 erase_peer(segment.mapping(), peers, who)?;
             }
         }
-        if let Some(me) = member.me {
-            is_last = is_last && !is_held_by_others(&segment, container.place.block, me)?;
-        }
-        if is_last && !is_in_flight(&segment, container.place.block)? {
+        if is_last && !is_others(&segment, container.place.block, member.me)? {
             return Ok(Closed::Everywhere);
         }
         Ok(Closed::OpenElsewhere)
@@ -167,9 +180,7 @@ impl Hold {
         let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
         let family = local.family;
         let me = registry.families[family].me()?;
-        Ok(holds_once
-            && !is_held_by_others(&segment, self.held.block, me)?
-            && !is_in_flight(&segment, self.held.block)?)
+        Ok(holds_once && !is_others(&segment, self.held.block, Some(me))?)
     }
 
     /// Who else has the queue. Looks for the dead, and stops at the first that lives.
@@ -181,17 +192,17 @@ impl Hold {
         let member = &registry.families[family];
         let mut found = Peers::default();
         for slot in 0..SLOTS {
-            let Some(who) = peer(segment.mapping(), peers, slot)? else {
+            let Some((who, state)) = peer(segment.mapping(), peers, slot)? else {
                 continue;
             };
             if Some(who) == member.me {
                 continue;
             }
-            if !member.is_gone(who) {
+            if !member.is_gone(who, Asking::WhileWaiting) {
                 found.is_some_alive = true;
                 return Ok(found);
             }
-            found.has_one_died = true;
+            found.has_one_died |= state == HAS_COME;
         }
         found.is_in_flight = is_in_flight(&segment, self.held.block)?;
         Ok(found)
@@ -223,7 +234,7 @@ impl Registry {
                 && let Some(peers) = queue.peers
             {
                 // Fails on a read-only mapping only, which a queue's never is.
-                let _ = write_peer(queue.segment.mapping(), peers, child);
+                let _ = write_peer(queue.segment.mapping(), peers, child, IS_TO_COME);
             }
         }
     }
@@ -248,23 +259,60 @@ fn is_in_flight(segment: &PoolSegment, block: usize) -> Result<bool> {
     Ok(tokens.iter().any(|token| token.block == block as u64))
 }
 
-fn write_peer(mapping: &Mapping, peers: usize, who: Participant) -> Result<()> {
+/// Whether somebody else has a block: holds it, or is to receive it. A hold may move from a
+/// token into a row, or on, while this looks: so it looks at both, and once more.
+fn is_others(segment: &PoolSegment, block: usize, me: Option<Participant>) -> Result<bool> {
+    is_in_either(
+        || me.map_or(Ok(false), |me| is_held_by_others(segment, block, me)),
+        || is_in_flight(segment, block),
+    )
+}
+
+fn is_in_either(row: impl Fn() -> Result<bool>, token: impl Fn() -> Result<bool>) -> Result<bool> {
+    Ok(row()? || token()? || row()?)
+}
+
+// States of a peer word.
+/// It has opened the queue, or used it.
+const HAS_COME: u64 = 1;
+/// Its parent has it, and forked: it may never be born, or call `exec`.
+const IS_TO_COME: u64 = 2;
+
+fn peer_word(who: Participant, state: u64) -> u64 {
+    let (by, generation) = (who.slot, who.generation);
+    Packed {
+        state,
+        by,
+        generation,
+    }
+    .pack()
+}
+
+fn write_peer(mapping: &Mapping, peers: usize, who: Participant, state: u64) -> Result<()> {
     let word = mapping.shared_word(peers + who.slot * WORD_BYTES)?;
-    word.store(who.pack(), Ordering::SeqCst);
+    word.store(peer_word(who, state), Ordering::SeqCst);
     Ok(())
 }
 
 fn erase_peer(mapping: &Mapping, peers: usize, who: Participant) -> Result<()> {
     let word = mapping.shared_word(peers + who.slot * WORD_BYTES)?;
-    // Fails when the slot's next life has opened it: that one stays.
-    let _ = word.compare_exchange(who.pack(), 0, Ordering::SeqCst, Ordering::Relaxed);
+    for state in [HAS_COME, IS_TO_COME] {
+        let seen = peer_word(who, state);
+        // Fails when the slot's next life has opened it: that one stays.
+        let _ = word.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
     Ok(())
 }
 
-fn peer(mapping: &Mapping, peers: usize, slot: usize) -> Result<Option<Participant>> {
+fn peer(mapping: &Mapping, peers: usize, slot: usize) -> Result<Option<(Participant, u64)>> {
     let word = mapping.shared_word(peers + slot * WORD_BYTES)?;
-    let who = Participant::unpack(word.load(Ordering::Acquire));
-    Ok(who.filter(|who| who.slot == slot))
+    let Packed {
+        state,
+        by,
+        generation,
+    } = Packed::unpack(word.load(Ordering::Acquire));
+    let is_one = by == slot && matches!(state, HAS_COME | IS_TO_COME);
+    Ok(is_one.then_some((Participant { slot, generation }, state)))
 }
 
 /// Asks for a look at the tokens in queues, as soon as no lock is held.
@@ -308,4 +356,28 @@ pub(crate) fn audit_all() -> Result<usize> {
     drop(registry);
     drop(forgotten);
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::is_in_either;
+
+    #[test]
+    fn a_hold_that_moves_is_found() {
+        for moves_after in 0..4 {
+            for is_in_row in [false, true] {
+                let (looks, is_in_row) = (Cell::new(0), Cell::new(is_in_row));
+                let look = |wants_row: bool| {
+                    let found = is_in_row.get() == wants_row;
+                    if looks.replace(looks.get() + 1) == moves_after {
+                        is_in_row.set(!is_in_row.get());
+                    }
+                    Ok(found)
+                };
+                assert_eq!(is_in_either(|| look(true), || look(false)), Ok(true));
+            }
+        }
+    }
 }

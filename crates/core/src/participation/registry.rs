@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::Options;
-use super::growth::{self, Watch};
+use super::growth::{self, Asking, Watch};
 use super::queues::OpenQueue;
 use crate::error::{Error, Result};
 use crate::fault::point;
@@ -152,8 +152,8 @@ impl Membership {
     }
 
     /// Whether this participant is gone, by proof.
-    pub(super) fn is_gone(&self, who: Participant) -> bool {
-        growth::is_gone(&self.watch, &self.family, self.file, who)
+    pub(super) fn is_gone(&self, who: Participant, asked: Asking) -> bool {
+        growth::is_gone(&self.watch, &self.family, self.file, who, asked)
     }
 
     /// Our slot.

@@ -55,16 +55,15 @@ pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>])
     let mut ended = 0;
     // After the tokens were read: the order that the page asks for.
     for (container, tokens) in by_container {
-        let Some(alive) = alive(&container, &known) else {
+        let wanted = tokens.iter().map(|(segment, token)| name(segment, token));
+        let Some(alive) = alive(&container, &known, wanted.collect()) else {
             continue;
         };
         for (segment, token) in tokens {
             let counts = match &alive {
                 Alive::Nothing => false,
-                Alive::Of { putter, named } => {
-                    let (family, owner, number) = segment_key(segment);
-                    let TokenName { index, generation } = token.name;
-                    named.contains(&(family, owner, number, index, generation))
+                Alive::Of { putter, unnamed } => {
+                    !unnamed.contains(&name(segment, &token))
                         || (putter.is_some() && *putter == token.sender)
                 }
             };
@@ -76,6 +75,12 @@ pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>])
     Ok(ended)
 }
 
+fn name(segment: &PoolSegment, token: &InFlight) -> Name {
+    let (family, owner, number) = segment_key(segment);
+    let TokenName { index, generation } = token.name;
+    (family, owner, number, index, generation)
+}
+
 fn segment_key(segment: &PoolSegment) -> (u64, Participant, u64) {
     (segment.family().id()[0], segment.owner(), segment.number())
 }
@@ -84,17 +89,18 @@ fn segment_key(segment: &PoolSegment) -> (u64, Participant, u64) {
 enum Alive {
     /// None: nobody has the queue.
     Nothing,
-    /// Those named, and those of who is putting.
+    /// All but these; of these, those of who is putting.
     Of {
         putter: Option<Participant>,
-        named: BTreeSet<Name>,
+        unnamed: BTreeSet<Name>,
     },
 }
 
 type Known<'s> = BTreeMap<(u64, Participant, u64), &'s Arc<PoolSegment>>;
 
-/// What counts of a container; `None` when it cannot be told.
-fn alive(container: &Container, known: &Known<'_>) -> Option<Alive> {
+/// Which of the tokens `wanted`, all of them read before this, count; `None` when it cannot
+/// be told.
+fn alive(container: &Container, known: &Known<'_>, wanted: BTreeSet<Name>) -> Option<Alive> {
     let Place { block, number } = container.place;
     let segment = known.get(&(container.family, container.owner, number))?;
     let info = segment.block(block).ok()?;
@@ -112,20 +118,21 @@ fn alive(container: &Container, known: &Known<'_>) -> Option<Alive> {
         info,
         known,
     };
-    let (putter, named) = match queue.word(0)? {
+    // The dead have put what they have put; who dies only after this may put meanwhile.
+    let living = |who: Option<Participant>| who.filter(|&who| segment.family().counts(who));
+    let (putter, unnamed) = match queue.word(0)? {
         QUEUE_KIND => {
-            let putter = owner(queue.word(offset_of!(QueueHeader, lock))?);
-            (putter, queue.named()?)
+            let putter = living(owner(queue.word(offset_of!(QueueHeader, lock))?));
+            (putter, queue.unnamed(&wanted)?)
         }
         LATEST_KIND => {
             let writer = queue.word(offset_of!(LatestHeader, writer))?;
-            (Participant::unpack(writer), queue.frames()?)
+            let writer = living(Participant::unpack(writer));
+            (writer, queue.in_no_frame(wanted)?)
         }
         _ => return None,
     };
-    // The dead have put what they have put.
-    let putter = putter.filter(|&putter| segment.family().counts(putter));
-    Some(Alive::Of { putter, named })
+    Some(Alive::Of { putter, unnamed })
 }
 
 /// Whether nobody holds a block but by tokens that are in itself; `None` if that cannot be
@@ -163,23 +170,27 @@ impl View<'_> {
         Some(word.ok()?.load(Ordering::Acquire))
     }
 
-    /// The tokens that records and rings name, at one moment.
-    fn named(&self) -> Option<BTreeSet<Name>> {
+    /// The tokens among `wanted` that no record and no ring named, at one moment.
+    fn unnamed(&self, wanted: &BTreeSet<Name>) -> Option<BTreeSet<Name>> {
         for _ in 0..WALKS {
             let head = self.word(offset_of!(QueueHeader, head))?;
-            let found = self.walk(Mark(head));
+            let mut unnamed = wanted.clone();
+            let walked = self.walk(Mark(head), &mut unnamed);
+            // Those are named, or were a moment ago: they may wait for the next look.
+            if unnamed.is_empty() {
+                return Some(unnamed);
+            }
             crate::sync::fence(Ordering::Acquire);
             if self.word(offset_of!(QueueHeader, head))? == head {
-                return found;
+                return walked.map(|()| unnamed);
             }
         }
         None
     }
 
-    /// The tokens of a channel's frames. An entry that is half written is its writer's, who
+    /// The tokens among `unnamed` that no frame of a channel names. An entry that is half written is its writer's, who
     /// lives and is spared, or died and has published nothing by it.
-    fn frames(&self) -> Option<BTreeSet<Name>> {
-        let mut named = BTreeSet::new();
+    fn in_no_frame(&self, mut unnamed: BTreeSet<Name>) -> Option<BTreeSet<Name>> {
         for index in 0..FRAMES {
             let entry = FRAME_TABLE + index * size_of::<Frame>();
             let number = self.word(entry + offset_of!(Frame, number))?;
@@ -189,14 +200,15 @@ impl View<'_> {
             if number != 0
                 && let Ok(handle) = Handle::from_bytes(&bytes)
             {
-                note(&handle, &mut named);
+                note(&handle, &mut unnamed);
             }
         }
-        Some(named)
+        Some(unnamed)
     }
 
-    fn walk(&self, head: Mark) -> Option<BTreeSet<Name>> {
-        let mut named = BTreeSet::new();
+    /// Takes out of `unnamed` what rings and records name, until nothing is left in it: a
+    /// long queue of items without blocks is not walked for the sake of its rings.
+    fn walk(&self, head: Mark, unnamed: &mut BTreeSet<Name>) -> Option<()> {
         let tail = Mark(self.word(offset_of!(QueueHeader, tail))?);
         let first = self.word(offset_of!(QueueHeader, rings_first))?;
         let last = self.word(offset_of!(QueueHeader, rings_last))?;
@@ -204,45 +216,59 @@ impl View<'_> {
         if count > RINGS as u64 {
             return None;
         }
+        let entry_of = |step: u64| {
+            let number = first.wrapping_add(step);
+            RING_TABLE + (number % RINGS as u64) as usize * size_of::<Ring>()
+        };
+        for step in 0..count {
+            if let Some(handle) = self.ring_handle(entry_of(step))? {
+                note(&handle, unnamed);
+            }
+        }
         let mut at = head;
         for step in 0..count {
-            let number = first.wrapping_add(step);
-            let entry = RING_TABLE + (number % RINGS as u64) as usize * size_of::<Ring>();
+            let entry = entry_of(step);
             let end = if step + 1 == count {
                 tail
             } else {
-                let next = number.wrapping_add(1) % RINGS as u64;
-                Mark(self.word(
-                    RING_TABLE + next as usize * size_of::<Ring>() + offset_of!(Ring, base),
-                )?)
+                Mark(self.word(entry_of(step + 1) + offset_of!(Ring, base))?)
             };
-            let ring = self.ring(entry, &mut named)?;
-            while at != end && end.has_reached(at) {
+            if unnamed.is_empty() {
+                break;
+            }
+            let ring = self.ring(entry)?;
+            while at != end && end.has_reached(at) && !unnamed.is_empty() {
                 let (shape, next) = ring.record(at, end).ok()?;
                 let mut handles = Vec::new();
                 ring.handles(at, shape, &mut handles).ok()?;
                 for handle in &handles {
-                    note(handle, &mut named);
+                    note(handle, unnamed);
                 }
                 at = next;
             }
         }
-        Some(named)
+        Some(())
     }
 
-    fn ring(&self, entry: usize, named: &mut BTreeSet<Name>) -> Option<RingMemory> {
+    /// The handle of a ring's block; the inner `None`: it is the first ring.
+    fn ring_handle(&self, entry: usize) -> Option<Option<Handle>> {
         let mut bytes = [0; HANDLE_BYTES];
         let at = self.info.offset_bytes + entry + offset_of!(Ring, handle);
         self.segment.mapping().read_bytes(at, &mut bytes).ok()?;
-        let units = self.word(entry + offset_of!(Ring, units))?;
         if bytes == [0; HANDLE_BYTES] {
+            return Some(None);
+        }
+        Handle::from_bytes(&bytes).ok().map(Some)
+    }
+
+    fn ring(&self, entry: usize) -> Option<RingMemory> {
+        let units = self.word(entry + offset_of!(Ring, units))?;
+        let Some(handle) = self.ring_handle(entry)? else {
             let room = self.info.size_bytes.checked_sub(FIRST_RING)?;
             let mapping = Arc::clone(self.segment.mapping());
             let at = self.info.offset_bytes + FIRST_RING;
             return RingMemory::new(mapping, at, room, units, None).ok();
-        }
-        let handle = Handle::from_bytes(&bytes).ok()?;
-        note(&handle, named);
+        };
         let segment = self
             .known
             .get(&(handle.family[0], handle.owner, handle.number))?;
@@ -255,11 +281,11 @@ impl View<'_> {
     }
 }
 
-fn note(handle: &Handle, named: &mut BTreeSet<Name>) {
+/// This one is named.
+fn note(handle: &Handle, unnamed: &mut BTreeSet<Name>) {
     if let Some(token) = handle.token {
-        let family = handle.family[0];
-        named.insert((
-            family,
+        unnamed.remove(&(
+            handle.family[0],
             handle.owner,
             handle.number,
             token.index,

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::layout::queues::{BELL_TABLE, BELLS, Bell};
 use crate::lock::kernel::System;
+use crate::participation::Asking;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::doorbell::{self, Doorbell, Name};
 
@@ -68,17 +69,22 @@ impl Queue {
 
     /// The entry of a bell; a free one, or a dead participant's, if it has none.
     fn bell(&self, me: Participant, name: Name) -> Result<usize> {
+        for index in 0..BELLS {
+            let owner = self.bell_owner(index)?.load(Ordering::Acquire);
+            if owner == me.pack() && self.bell_name(index)?.load(Ordering::Acquire) == name.0 {
+                return Ok(index);
+            }
+        }
         let mut free = None;
         for index in 0..BELLS {
             let owner = self.bell_owner(index)?.load(Ordering::Acquire);
-            match Participant::unpack(owner) {
-                Some(who) if who == me => {
-                    if self.bell_name(index)?.load(Ordering::Acquire) == name.0 {
-                        return Ok(index);
-                    }
-                }
-                Some(who) if !self.root.is_gone(who) => {}
-                _ => free = free.or(Some((index, owner))),
+            let is_free = match Participant::unpack(owner) {
+                Some(who) => who != me && self.root.is_gone(who, Asking::Once),
+                None => true,
+            };
+            if is_free {
+                free = Some((index, owner));
+                break;
             }
         }
         let full = Error::Full {

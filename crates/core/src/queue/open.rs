@@ -235,6 +235,17 @@ impl Queue {
         Ok(())
     }
 
+    /// Says that this process, a forked child, is one that has the queue: from now on its
+    /// death is noticed by those who wait. Its first use of the queue says so too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when it is closed here, [`Error::Dropped`].
+    pub fn come(&self) -> Result<()> {
+        self.check()?;
+        self.me().map(drop)
+    }
+
     /// Who this process is.
     pub(super) fn me(&self) -> Result<Participant> {
         let epoch = fork::epoch();
@@ -243,7 +254,7 @@ impl Queue {
         {
             return Ok(me);
         }
-        let me = self.root.me()?;
+        let me = self.root.come_to_queue()?;
         self.taken.store(0, Ordering::Relaxed);
         self.me.store(me.pack(), Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);

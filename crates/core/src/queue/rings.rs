@@ -161,6 +161,8 @@ impl Queue {
             return Ok(ring);
         }
         let entry = self.entry(number)?;
+        // What was read is the ring's if it is in use after that.
+        crate::sync::fence(Ordering::Acquire);
         if self.rings_first()?.wrapping_sub(number) as i64 > 0 {
             return Err(Error::Stale);
         }

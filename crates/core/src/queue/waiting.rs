@@ -13,7 +13,7 @@ use crate::layout::Participant;
 use crate::layout::queues::{PEERS, QueueHeader};
 use crate::lock::kernel::{Kernel, System, spin};
 use crate::lock::wait::{Nap, Naps, Stop, Wait};
-use crate::participation;
+use crate::participation::{self, Asking};
 use crate::sync::{AtomicU64, Ordering};
 
 /// How often who waits looks after the others, in slices of sleep.
@@ -120,7 +120,7 @@ impl Queue {
         let acquired = lock.acquire(&mut Wait {
             me: waiting.me,
             timeout_ns,
-            is_gone: &mut |who| self.root.is_gone(who),
+            is_gone: &mut |who| self.root.is_gone(who, Asking::WhileWaiting),
             keep_going: waiting.keep_going,
         });
         match acquired {

@@ -9,5 +9,6 @@ mod forks;
 mod garbage;
 mod handlers;
 mod handles;
+mod queues;
 mod slots;
 mod threads;
