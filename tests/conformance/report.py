@@ -1,8 +1,8 @@
 """Judges what a run wrote down, and shows it.
 
-Guarantees: a test is counted in `total` when it was selected, except where it or its own skip is excepted by
-`selection.EXCEPTIONS`, which is shown with the reason; in `passed` only when its end was written with outcome "ok". A row is `ok` only if all passed
-and there is no problem of any kind. Standard library only, 3.6 syntax.
+Guarantees: a test is counted in `total` when it was selected, except where its own skip is accepted by
+`selection.EXCEPTIONS`; in `passed` only when its end was written with outcome "ok". A row is `ok` only if all passed
+and there is no problem of any kind. What was left out is shown with its reason. Standard library only, 3.6 syntax.
 """
 import json
 import re

@@ -54,7 +54,7 @@ SUITES = {suite.name: suite for suite in (
               ((3, 13), "test.test_concurrent_futures.test_init", "FailingInitializerResourcesTest",
                {"fork": (), "spawn": ("test_spawn",), "forkserver": ("test_forkserver",)})),
           backport=True),
-    Suite("queues_and_locks", "queues, locks and their kin in place of multiprocessing's",
+    Suite("queues_and_locks", "queues and locks",
           r"_?Test(Queue|SimpleQueue|Lock|Semaphore|Condition|Event|Barrier)",
           about=lambda name, source: _LOCK_NAMES.search(name) is not None,
           # 7 of _TestQueue (without the feeder's), 1 of TestSimpleQueue, 3 of _TestLock, 3 of _TestSemaphore,
