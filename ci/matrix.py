@@ -222,15 +222,15 @@ def suite_tally(job, interpreter, without=""):
 # CPython's own tests.
 
 def conformance_job(tags, report):
-    """One run for all interpreters: it does two at a time by itself and prints a line for each."""
+    """One run for all interpreters: it does some at a time by itself and prints a line for each."""
     command = [sys.executable, os.path.join(ROOT, "tests", "conformance", "run.py"), "--only", ",".join(tags),
-               "--venv-dir", VENVS, "--json", report]
+               "--venv-dir", VENVS, "--numpy-from", VENVS, "--json", report]
     log = os.path.join(LOGS, "conformance.log")
     return jobs.Job("conformance", command, ROOT, dict(os.environ), log, CONFORMANCE_LIMIT_S)
 
 
 def conformance_tally(job, report):
-    """``(tally, {tag: {start method: row}})`` from the report."""
+    """``(tally, {tag: {start method: rows}})`` from the report."""
     tally, table = Tally(), {}
     try:
         with open(report) as stream:
@@ -239,11 +239,11 @@ def conformance_tally(job, report):
         tally.broke(ended_badly(job) or "conformance: no report (status {}):\n{}".format(job.status, job.tail()))
         return tally, table
     for row in results["runs"]:
-        table.setdefault(row["tag"], {})[row["start_method"]] = row
+        table.setdefault(row["tag"], {}).setdefault(row["start_method"], []).append(row)
         tally.passed += row["passed"]
         tally.failed += row["total"] - row["passed"]
         tally.skipped += len(row["left_out"])
-        name = "{} {}".format(row["tag"], row["start_method"])
+        name = "{suite} {tag} {start_method}".format(**row)
         for left in row["left_out"]:
             tally.reasons["{}: {}".format(left["test"], left["reason"])] += 1
         tally.failures += ["conformance {}: {}".format(name, _one_line(failure)) for failure in row["failures"]]
@@ -261,10 +261,11 @@ def _one_line(failure):
     return text.splitlines()[0]
 
 
-def conformance_cell(rows):
-    """``fork 13/13  spawn 13/13 ...`` for one interpreter."""
-    return "  ".join("{} {}/{}{}".format(method, row["passed"], row["total"], "" if row["ok"] else " !")
-                     for method, row in rows.items()) or "-"
+def conformance_cell(by_method):
+    """``fork 45/45  spawn 45/45 ...`` for one interpreter, all suites together."""
+    return "  ".join("{} {}/{}{}".format(method, sum(row["passed"] for row in rows), sum(row["total"] for row in rows),
+                                         "" if all(row["ok"] for row in rows) else " !")
+                     for method, rows in by_method.items()) or "-"
 
 
 # All together.
@@ -380,7 +381,7 @@ def main():
     try:
         jobs.run_all(list(work), PARALLEL if wrapper else 1, ended)
         if "conformance" in parts:
-            # Alone: it runs two interpreters at a time itself, and its tests have deadlines.
+            # Alone: it runs several at a time itself, and its tests have deadlines.
             job = conformance_job([i.tag for i in taken], report)
             job.command = (wrapper or []) + job.command
             work[job] = ("conformance", None)

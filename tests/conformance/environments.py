@@ -1,10 +1,12 @@
 """Interpreters, and one throw-away virtual environment for each of them.
 
 Guarantees: nothing is installed anywhere but in `<venv-dir>/conformance-<tag>` (or `baseline-<tag>`), which are made
-anew each time and have no pip and no numpy; whether that works with neither is part of what is tested.
+anew each time and have no pip and no NumPy; whether that works with neither is part of what is tested. What does need
+NumPy is lent that of our own tests' environment, and nothing else of it (`lend_numpy`).
 Standard library only, 3.6 syntax.
 """
 import collections
+import glob
 import os
 import shutil
 import stat
@@ -64,10 +66,15 @@ def describe(tag, path):
     return Interpreter(tag, path, tuple(int(part) for part in version.split()), tests or None)
 
 
-def test_file(interpreter, everyone):
+def runs_backport(suite, interpreter):
+    """Whether it runs a later version's tests of that subject, having none itself."""
+    return suite.backport and interpreter.tag in BACKPORT_TAGS
+
+
+def test_file(suite, interpreter, everyone):
     """(path, version) of the test file that `interpreter` runs. NoTests when there is none on this machine."""
     source = interpreter
-    if interpreter.tag in BACKPORT_TAGS:
+    if runs_backport(suite, interpreter):
         sources = [other for other in everyone if other.tag == BACKPORT_SOURCE]
         if not sources:
             raise NoTests("its tests are those of CPython 3.8, which was not found")
@@ -94,6 +101,19 @@ def make(interpreter, directory, wheel):
     if interpreter.tag not in BACKPORT_TAGS:
         command.append("--replace")
     return python, _run(command, cwd=directory)
+
+
+def lend_numpy(directory, lender):
+    """A directory, for PYTHONPATH, that has the NumPy of the environment `lender`; made in the environment `directory`."""
+    found = glob.glob(os.path.join(lender, "lib", "python3*", "site-packages", "numpy"))
+    if len(found) != 1:
+        raise SetupError("no NumPy in {}: `make venvs` puts it there, --numpy-from names other environments".format(lender))
+    shelf = os.path.join(directory, "numpy")
+    os.mkdir(shelf)
+    # NumPy finds its shared libraries beside itself.
+    for path in found + glob.glob(found[0] + ".libs"):
+        os.symlink(path, os.path.join(shelf, os.path.basename(path)))
+    return shelf
 
 
 def unpack(wheel, site_packages):

@@ -2,7 +2,7 @@
 
 Guarantees: a test is counted in `total` when it was selected, except where its own skip is accepted by
 `selection.EXCEPTIONS`; in `passed` only when its end was written with outcome "ok". A row is `ok` only if all passed
-and there is no problem of any kind. Standard library only, 3.6 syntax.
+and there is no problem of any kind. What was left out is shown with its reason. Standard library only, 3.6 syntax.
 """
 import json
 import re
@@ -13,9 +13,9 @@ import selection
 ALARMS = re.compile(r"Traceback \(most recent call last\)|Exception ignored|KeyError|panicked at|Segmentation|AddressSanitizer")
 
 
-def new_row(interpreter, start_method):
+def new_row(suite, interpreter, start_method):
     """A row that says nothing yet."""
-    return {"tag": interpreter.tag, "version": list(interpreter.version), "start_method": start_method,
+    return {"suite": suite.name, "tag": interpreter.tag, "version": list(interpreter.version), "start_method": start_method,
             "tests_of": None, "not_run": None, "passed": 0, "total": 0, "ok": False, "seconds": None,
             "failures": [], "left_out": [], "problems": [], "tests": [], "processes_left": [], "shm_new": [], "log": None}
 
@@ -34,6 +34,7 @@ def fill(row, verdict, events_path, errors_path, strict):
     for event in events:
         if event["event"] == "selected":
             row["tests"] = event["tests"]
+            row["left_out"] += event["left_out"]
         elif event["event"] == "start":
             running = event["test"]
         elif event["event"] == "end":
@@ -113,24 +114,25 @@ def _grouped(pairs):
     return [(text, places[text]) for text in order]
 
 
+def _place(row):
+    return "{suite:16} {tag:5} {start_method:10}".format(**row)
+
+
 def line(row):
     """One line for one finished run."""
-    text = "{:6} {:10} {:>3}/{:<3}{}".format(row["tag"], row["start_method"], row["passed"], row["total"],
-                                             "" if row["seconds"] is None else " {:5.1f} s".format(row["seconds"]))
+    text = "{} {:>3}/{:<3}{}".format(_place(row), row["passed"], row["total"],
+                                     "" if row["seconds"] is None else " {:5.1f} s".format(row["seconds"]))
     if row["not_run"]:
-        return "{:6} {:10} not run: {}".format(row["tag"], row["start_method"], row["not_run"])
+        return "{} not run: {}".format(_place(row), row["not_run"])
     details = ["{} {}".format(failure["test"], failure["outcome"]) for failure in row["failures"]]
     details += [_brief(problem) for problem in row["problems"]]
     return text + ("  " + details[0] if details else "") + (" (and {} more)".format(len(details) - 1) if details[1:] else "")
 
 
-def summary(results):
-    """The table, then every failure, problem and exception."""
-    rows = results["runs"]
+def _table(title, rows):
+    """Interpreters down, start methods across."""
     methods = [method for method in selection.START_METHODS if any(row["start_method"] == method for row in rows)]
-    out = ["", "CPython's own tests against {}:".format(
-        "the standard library itself" if results["mode"] == "baseline" else "the package")]
-    out.append("{:18} {}  tests of".format("", " ".join("{:>12}".format(method) for method in methods)))
+    out = ["", title, "{:18} {}  tests of".format("", " ".join("{:>12}".format(method) for method in methods))]
     for tag in dict.fromkeys(row["tag"] for row in rows):
         own = {row["start_method"]: row for row in rows if row["tag"] == tag}
         any_row = list(own.values())[0]
@@ -138,17 +140,38 @@ def summary(results):
                  "{}/{}{}".format(own[m]["passed"], own[m]["total"], "" if own[m]["ok"] else " !") for m in methods]
         out.append("{:6} {:11} {}  {}".format(tag, ".".join(map(str, any_row["version"])),
                                               " ".join("{:>12}".format(cell) for cell in cells), any_row["tests_of"] or "-"))
+    return out
+
+
+def summary(results):
+    """The tables, then every failure, problem and exception."""
+    rows = results["runs"]
+    out = []
+    for suite in selection.SUITES.values():
+        own = [row for row in rows if row["suite"] == suite.name]
+        if own:
+            out += _table("CPython's own tests of {}, run against {}:".format(
+                suite.title, "the standard library itself" if results["mode"] == "baseline" else "the package"), own)
+    out.append("")
     lines = []
     for row in rows:
-        place = "{} {}".format(row["tag"], row["start_method"])
+        place = " ".join(_place(row).split())
         lines += [("FAILED  {test}: {outcome}: {brief}".format(brief=_brief(failure["text"]), **failure), place)
                   for failure in row["failures"]]
         lines += [("PROBLEM {}".format(_brief(problem)), place) for problem in row["problems"]]
-    lines += [("NOT RUN {}".format(row["not_run"]), "{} {}".format(row["tag"], row["start_method"]))
-              for row in rows if row["not_run"]]
+        if row["not_run"]:
+            lines.append(("NOT RUN {}".format(row["not_run"]), place))
     lines += [("LEFT    /dev/shm/{}".format(name), "all") for name in results["shm_left"]]
-    lines += [("left out: {test}: {reason}".format(**left), "{} {}".format(row["tag"], row["start_method"]))
-              for row in rows for left in row["left_out"]]
     out += ["{} ({})".format(text, ", ".join(places)) for text, places in sorted(_grouped(lines))]
-    out.append("all passed" if results["ok"] else "NOT PASSED: the tracebacks are in {}".format(results["logs"]))
+    left_out = [("left out: {test}: {reason}".format(**left), "{tag} {start_method}".format(**row))
+                for row in rows for left in row["left_out"]]
+    out += ["{} ({})".format(text, _places(places)) for text, places in sorted(_grouped(left_out))]
+    out.append("{} of {} tests passed".format(sum(row["passed"] for row in rows), sum(row["total"] for row in rows)))
+    if not results["ok"]:
+        out.append("NOT PASSED: the tracebacks are in {}".format(results["logs"]))
     return "\n".join(out)
+
+
+def _places(places):
+    """All of them where they are few, else how many."""
+    return ", ".join(places) if len(places) <= 3 else "{} runs, {} to {}".format(len(places), places[0], places[-1])

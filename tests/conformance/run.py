@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""CPython's own tests of shared memory and of the resource tracker, run against the package on every CPython found.
+"""CPython's own tests of shared memory, the resource tracker, queues and locks, against the package on every CPython found.
 
     python tests/conformance/run.py --venv-dir .venvs --wheel dist/shared_numpy-*.whl --json build/conformance.json
-    python tests/conformance/run.py --baseline          the same tests against the untouched standard library, 3.8+
+    python tests/conformance/run.py --baseline          the same tests against the untouched standard library
 
 What this file guarantees:
 
-* the tests are those that an installed interpreter brings (3.6 and 3.7 run 3.8's); nothing is copied from there;
+* the tests are those that an installed interpreter brings (of shared memory 3.6 and 3.7 run 3.8's); nothing is copied;
 * a test counts as passed only if it ran to its end in the expected module; skips, crashes, time-outs, tests that the
   selection overlooks and modules that are not ours all count against the run. Exceptions: `selection.EXCEPTIONS`;
-* each interpreter and start method is a process of its own with a time limit; when it is over, nothing that it started
+* each interpreter, start method and suite is a process of its own with a time limit; when it is over, nothing that it started
   is alive, and the run fails if something had to be ended; Ctrl-C leaves nothing either;
 * the run fails if an object made meanwhile stays in /dev/shm;
 * an interpreter without test files on this machine is listed as "not run", and is a failure under `--strict`.
@@ -30,26 +30,25 @@ import environments
 import report
 import supervise
 from environments import REPOSITORY, NoTests, SetupError
-from selection import START_METHODS
+from selection import START_METHODS, SUITES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIMIT_S = 300
 # A tracker may live on for a moment after the last process that it served; a deadlocked one lives for ever.
 GRACE_S = 15
-PARALLEL = 2
 
 
 class Environment:
     """One interpreter's environment, made by the first run that needs it."""
 
-    def __init__(self, interpreter, options, everyone):
+    def __init__(self, interpreter, options):
         self.interpreter = interpreter
-        self._options, self._everyone = options, everyone
+        self._options = options
         self._lock = threading.Lock()
         self._made = None
 
     def get(self):
-        """(python, test file, version of that file). SetupError, the same for each run, when it cannot be made."""
+        """(Its python, a directory with NumPy or None). SetupError, the same for each run, when it cannot be made."""
         with self._lock:
             if self._made is None:
                 try:
@@ -61,21 +60,23 @@ class Environment:
             return self._made
 
     def _make(self):
-        path, version = environments.test_file(self.interpreter, self._everyone)
         kind = "baseline" if self._options.baseline else "conformance"
         directory = os.path.join(self._options.venv_dir, "{}-{}".format(kind, self.interpreter.tag))
         python, said = environments.make(self.interpreter, directory, self._options.wheel)
         log = os.path.join(self._options.logs, "{}-install.log".format(self.interpreter.tag))
         with open(log, "w") as file:
             file.write(said + "\n")
-        return python, path, version
+        if not self._options.lend_numpy:
+            return python, None
+        return python, environments.lend_numpy(directory, os.path.join(self._options.numpy_from, self.interpreter.tag))
 
 
 class Job:
-    """One interpreter under one start method."""
+    """One suite, run by one interpreter under one start method."""
 
-    def __init__(self, environment, start_method, options):
-        self.environment, self.start_method, self.options = environment, start_method, options
+    def __init__(self, suite, environment, start_method, options, everyone):
+        self.suite, self.environment, self.start_method = suite, environment, start_method
+        self.options, self._everyone = options, everyone
         self._supervisor = None
         self._lock = threading.Lock()
         self._cancelled = False
@@ -90,9 +91,10 @@ class Job:
     def run(self):
         """The row of the report, or None when cancelled."""
         interpreter = self.environment.interpreter
-        row = report.new_row(interpreter, self.start_method)
+        row = report.new_row(self.suite, interpreter, self.start_method)
         try:
-            python, test_file, file_version = self.environment.get()
+            test_file, file_version = environments.test_file(self.suite, interpreter, self._everyone)
+            python, numpy = self.environment.get()
         except NoTests as error:
             row["not_run"] = str(error)
             return row
@@ -100,22 +102,27 @@ class Job:
             row["problems"].append("cannot be set up: {}".format(error))
             return row
         row["tests_of"] = ".".join(map(str, file_version))
-        name = "{}-{}".format(interpreter.tag, self.start_method)
+        name = "{}-{}-{}".format(self.suite.name, interpreter.tag, self.start_method)
         base = os.path.join(self.options.logs, name)
         row["log"] = os.path.relpath(base + ".log")
-        verdict = self._supervise(python, base, test_file)
+        verdict = self._supervise(python, numpy, base, test_file)
         if verdict is None:
             return None
         report.fill(row, verdict, base + ".events", base + ".err", strict=not self.options.baseline)
         return row
 
-    def _supervise(self, python, base, test_file):
+    def _supervise(self, python, numpy, base, test_file):
         path = [HERE]
-        if self.environment.interpreter.tag in environments.BACKPORT_TAGS:
+        if environments.runs_backport(self.suite, self.environment.interpreter):
             path.insert(0, os.path.join(HERE, "backport"))
+        if self.suite.substitute and not self.options.baseline:
+            path.insert(0, os.path.join(HERE, "substitute"))
+        if self.suite.numpy and numpy is not None:
+            path.append(numpy)
         env = environments.clean_environment()
         env.update(PYTHONPATH=os.pathsep.join(path), PYTHONDONTWRITEBYTECODE="1",
-                   CONFORMANCE_START_METHOD=self.start_method, CONFORMANCE_TEST_FILE=test_file)
+                   CONFORMANCE_SUITE=self.suite.name, CONFORMANCE_START_METHOD=self.start_method,
+                   CONFORMANCE_TEST_FILE=test_file)
         command = [sys.executable, os.path.join(HERE, "supervise.py"), "--limit", str(self.options.limit),
                    "--grace", str(GRACE_S), "--report", base + ".report", "--log", base + ".log",
                    "--errors", base + ".err", "--",
@@ -144,15 +151,15 @@ class Job:
 
 def run_all(jobs, progress):
     """Rows in the order of `jobs`; KeyboardInterrupt only after everything was ended."""
-    waiting = queue.Queue()
+    waiting = {}
     for number, job in enumerate(jobs):
-        waiting.put((number, job))
+        waiting.setdefault(job.suite, queue.Queue()).put((number, job))
     rows, failures = {}, []
 
-    def work():
+    def work(suite):
         while not failures:
             try:
-                number, job = waiting.get_nowait()
+                number, job = waiting[suite].get_nowait()
             except queue.Empty:
                 return
             try:
@@ -163,7 +170,7 @@ def run_all(jobs, progress):
             if rows[number] is not None:
                 progress(rows[number], len([row for row in rows.values() if row]), len(jobs))
 
-    threads = [threading.Thread(target=work) for _ in range(PARALLEL)]
+    threads = [threading.Thread(target=work, args=(suite,)) for suite in waiting for _ in range(suite.parallel)]
     try:
         for thread in threads:
             thread.start()
@@ -199,16 +206,25 @@ def parse(arguments):
     """Options, with paths made absolute."""
     parser = argparse.ArgumentParser(description="CPython's own tests against the installed package.")
     parser.add_argument("--only", metavar="TAGS", help="cp36,cp313: these interpreters")
+    parser.add_argument("--suites", default=",".join(SUITES), help="default: %(default)s")
     parser.add_argument("--start-methods", default=",".join(START_METHODS), metavar="METHODS")
     parser.add_argument("--venv-dir", default=os.path.join(REPOSITORY, ".venvs"))
+    parser.add_argument("--numpy-from", metavar="DIRECTORY", default=os.path.join(REPOSITORY, ".venvs"),
+                        help="where `make venvs` made cp36 and so on (default: %(default)s)")
     parser.add_argument("--wheel", help="default: the only one in dist/")
     parser.add_argument("--json", help="where the results go", default=os.path.join(REPOSITORY, "build", "conformance.json"))
-    parser.add_argument("--baseline", action="store_true", help="test the standard library instead, on 3.8 and newer")
+    parser.add_argument("--baseline", action="store_true", help="test the standard library instead")
     parser.add_argument("--classes", metavar="REGEX", help="other classes of the test file, e.g. '_TestLock|_TestQueue'")
     parser.add_argument("--strict", action="store_true", default=bool(os.environ.get("CI")),
                         help="an interpreter whose tests are not installed is a failure (default where $CI is set)")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for one interpreter and start method")
     options = parser.parse_args(arguments)
+    options.suites = options.suites.split(",")
+    for name in options.suites:
+        if name not in SUITES:
+            parser.error("no suite: {}".format(name))
+    # The standard library needs none.
+    options.lend_numpy = not options.baseline and any(SUITES[name].numpy for name in options.suites)
     options.start_methods = options.start_methods.split(",")
     for method in options.start_methods:
         if method not in START_METHODS:
@@ -221,6 +237,7 @@ def parse(arguments):
             parser.error("give one wheel with --wheel (found: {})".format(", ".join(wheels) or "none"))
         options.wheel = os.path.abspath(wheels[0])
     options.venv_dir = os.path.abspath(options.venv_dir)
+    options.numpy_from = os.path.abspath(options.numpy_from)
     options.json = os.path.abspath(options.json)
     options.logs = os.path.splitext(options.json)[0] + "-logs"
     return options
@@ -235,15 +252,16 @@ def main(arguments=None):
     wanted = options.only.split(",") if options.only else [interpreter.tag for interpreter in everyone]
     chosen = [interpreter for interpreter in everyone if interpreter.tag in wanted]
     missing = sorted(set(wanted) - {interpreter.tag for interpreter in chosen})
-    if options.baseline:
-        chosen = [interpreter for interpreter in chosen if interpreter.tag not in environments.BACKPORT_TAGS]
     if missing or not chosen:
         print("not found: {}".format(", ".join(missing) or "any interpreter"), file=sys.stderr)
         return 2
     jobs = []
     for interpreter in chosen:
-        environment = Environment(interpreter, options, everyone)
-        jobs += [Job(environment, method, options) for method in options.start_methods]
+        environment = Environment(interpreter, options)
+        jobs += [Job(SUITES[name], environment, method, options, everyone)
+                 for name in options.suites for method in options.start_methods
+                 # The standard library of those has nothing that a later version's tests could test.
+                 if not (options.baseline and environments.runs_backport(SUITES[name], interpreter))]
 
     def progress(row, done, total):
         print("[{}/{}] {}".format(done, total, report.line(row)), flush=True)

@@ -3,8 +3,8 @@
 Guarantees:
 
 * events are JSON lines, flushed at once, so that the caller knows which test was running when this process died;
-* the modules under test are the expected ones (`--expect ours` or `stdlib`) in this process before and after the tests,
-  in a child of the start method and in an isolated interpreter: otherwise a "problem" event is written;
+* what is tested is the expected (`--expect ours` or `stdlib`) in this process before and after the tests, in a child of
+  the start method and, what is installed, in an isolated interpreter: otherwise a "problem" event is written;
 * nothing is decided here about success: outcomes are reported, `run.py` judges.
 
 3.6 syntax. Children of spawn and forkserver import this file as `__mp_main__`: nothing happens at import.
@@ -103,9 +103,9 @@ class Result(unittest.TestResult):
         self._set(test, "unexpected success", "")
 
 
-def extra_tests(start_method, events):
-    """Tests of `selection.EXTRA_TESTS` that this version has."""
-    for since, module_name, class_name, by_method in selection.EXTRA_TESTS:
+def extra_tests(suite, start_method, events):
+    """Tests of `suite.extra` that this version has."""
+    for since, module_name, class_name, by_method in suite.extra:
         if sys.version_info < since:
             continue
         try:
@@ -117,34 +117,42 @@ def extra_tests(start_method, events):
             yield cls(name)
 
 
-def selected_tests(pattern, start_method, events):
+def selected_tests(suite, pattern, start_method, events):
     """The tests, in the order of the file; `pattern` replaces the selection (then nothing else is added)."""
     import cases
     source_file = cases._test_multiprocessing.__file__
     with open(source_file, encoding="utf-8") as source:
         text = source.read()
     events.write("file", path=source_file)
-    chosen = pattern or selection.SELECTED_CLASSES
+    chosen = pattern or suite.classes
     loader = unittest.TestLoader()
-    tests = []
+    tests, left_out = [], []
     for name, cls in list(vars(cases).items()):
-        if isinstance(cls, type) and issubclass(cls, unittest.TestCase):
-            if chosen.match(re.sub(r"^With(Processes|Threads|Manager)(?=Test)", "_", name)):
-                tests.extend(loader.loadTestsFromTestCase(cls))
+        if not isinstance(cls, type) or not issubclass(cls, unittest.TestCase):
+            continue
+        # Of the variants that CPython's factory makes of a class those of threads and managers are not ours.
+        if not chosen.match(re.sub(r"^WithProcesses(?=Test)", "_", name)):
+            continue
+        for test in loader.loadTestsFromTestCase(cls):
+            reason = selection.reason_for("test", sys.version_info, start_method, short_id(test))
+            if reason is None:
+                tests.append(test)
+            else:
+                left_out.append({"test": short_id(test), "reason": reason})
     if pattern is None:
-        if len(tests) < selection.FEWEST_TESTS:
-            events.write("problem", text="only {} tests were selected".format(len(tests)))
-        for name in selection.overlooked(text, sys.version_info, start_method):
-            events.write("problem", text="class {} is about our modules but not selected".format(name))
-        tests.extend(extra_tests(start_method, events))
-    events.write("selected", tests=[short_id(test) for test in tests])
+        if len(tests) < suite.fewest:
+            events.write("problem", text="only {} tests were selected, of at least {}".format(len(tests), suite.fewest))
+        for name in selection.overlooked(suite, text, sys.version_info, start_method):
+            events.write("problem", text="class {} is about {} but not selected".format(name, suite.title))
+        tests.extend(extra_tests(suite, start_method, events))
+    events.write("selected", tests=[short_id(test) for test in tests], left_out=left_out)
     return unittest.TestSuite(tests)
 
 
-def check_identity(start_method, ours, events):
-    """Ask a fresh process of this interpreter, its child and an isolated one."""
+def check_identity(suite, start_method, ours, events):
+    """Ask a fresh process of this interpreter and what it starts."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")
-    done = subprocess.run([sys.executable, script, start_method], stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, script, suite.name, start_method], stdout=subprocess.PIPE)
     try:
         answers = json.loads(done.stdout.decode("utf-8"))
     except ValueError:
@@ -170,21 +178,22 @@ def main():
     parser.add_argument("--classes", type=re.compile)
     options = parser.parse_args()
     start_method = os.environ["CONFORMANCE_START_METHOD"]
+    suite = selection.SUITES[os.environ["CONFORMANCE_SUITE"]]
     events = Events(options.events)
     # A shell that starts us in the background hands down an ignored SIGINT; one test needs the usual one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
     ours = options.expect == "ours"
-    check_identity(start_method, ours, events)
+    check_identity(suite, start_method, ours, events)
     try:
-        suite = selected_tests(options.classes, start_method, events)
+        tests = selected_tests(suite, options.classes, start_method, events)
     except BaseException:
         events.write("problem", text="the tests cannot be loaded\n" + traceback.format_exc())
         raise
-    report_objections("before the tests", identity(), ours, events)
-    suite.run(Result(events, sys.stdout))
-    report_objections("after the tests", identity(), ours, events)
+    report_objections("before the tests", identity(suite), ours, events)
+    tests.run(Result(events, sys.stdout))
+    report_objections("after the tests", identity(suite), ours, events)
     from test import support
     if getattr(support, "environment_altered", False):
         events.write("problem", text="the tests left processes or threads behind (see the log)")
