@@ -166,6 +166,9 @@ class UnknownFamily(ForeignHandle):
 class TrackerUnavailable(RuntimeError):
     """The tracker, without which this cannot be done, cannot be started or reached."""
 
+class PeerDied(EOFError):
+    """Whoever was waited for has died, and nobody took its place."""
+
 def block_create(nbytes: int, zeroed: bool) -> Exporter:
     """Memory of `nbytes` bytes: zero, or what its last user left. MemoryError, OSError."""
 
@@ -365,6 +368,39 @@ class IntegerCell:
         """The sum. OverflowError, and nothing done, beyond 64 bits."""
 
     def compare_exchange(self, expected: int, value: int) -> bool: ...
+
+# --- The latest-value channel ---
+
+@final
+class LatestCell:
+    """A channel with frames of `frame_bytes` bytes each; a frame is its number and its memory, which is read-only."""
+
+    def __new__(cls, frame_bytes: int) -> LatestCell: ...
+    @staticmethod
+    def open(handle: bytes, frame_bytes: int) -> LatestCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    @property
+    def number(self) -> int:
+        """The number of the newest frame; zero when there is none yet."""
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether somebody writes who is not known to be gone."""
+
+    def become_writer(self) -> bool:
+        """Makes this process the writer; False when it was already. RuntimeError when another is."""
+
+    def stop_writing(self) -> None:
+        """Ends being the writer; nothing happens if this process is not."""
+
+    def publish(self, array: np.ndarray[Any, Any]) -> int | None:
+        """Publishes an array's memory, a whole block's; the frame's number, None when this process is not the writer."""
+
+    def read(self, after: int) -> tuple[int, Exporter] | None:
+        """The newest frame if it is newer than number `after`; waits for nobody."""
+
+    def wait(self, after: int, timeout: float | None) -> tuple[int, Exporter] | None:
+        """As `read`, waited for; None when none came in time. PeerDied; EOFError when the writer has ended."""
 
 # --- Families ---
 

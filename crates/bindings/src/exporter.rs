@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -92,7 +93,7 @@ struct ExporterObject {
     start: *mut u8,
     /// How many there are.
     len: usize,
-    read_only: bool,
+    read_only: Cell<bool>,
     memory: MaybeUninit<Memory>,
 }
 
@@ -118,6 +119,13 @@ pub(crate) fn new_block(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Boun
     let start = hold.start().as_ptr();
     let len = len.min(hold.size_bytes());
     export(py, Memory::Block(hold), start, len, false)
+}
+
+/// An exporter of the first `len` bytes of a block that nobody shall write to any more.
+pub(crate) fn new_frame(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Bound<'_, PyAny>> {
+    let start = hold.start().as_ptr();
+    let len = len.min(hold.size_bytes());
+    export(py, Memory::Block(hold), start, len, true)
 }
 
 /// An exporter of the whole segment of a named array.
@@ -154,7 +162,7 @@ fn export(
     exporter.memory.write(memory);
     exporter.start = start;
     exporter.len = len;
-    exporter.read_only = read_only;
+    exporter.read_only.set(read_only);
     // SAFETY: `object` is a new reference, which `Bound` takes over.
     Ok(unsafe { Bound::from_owned_ptr(py, object) })
 }
@@ -198,6 +206,15 @@ pub(crate) fn block_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<(&'a Hold, us
     // SAFETY: it has a memory, so it is an exporter.
     let len = unsafe { (*object.as_ptr().cast::<ExporterObject>()).len };
     Some((hold, len))
+}
+
+/// Refuses writable requests to an exporter from now on; those that were met stay.
+pub(crate) fn make_read_only(object: &Bound<'_, PyAny>) {
+    if memory_of(object).is_some() {
+        let exporter = object.as_ptr().cast::<ExporterObject>();
+        // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+        unsafe { (*exporter).read_only.set(true) };
+    }
 }
 
 /// The type of exporters; null before [`register`].
@@ -248,7 +265,7 @@ unsafe extern "C" fn getbuffer(
             object,
             exporter.start.cast(),
             exporter.len as ffi::Py_ssize_t,
-            c_int::from(exporter.read_only),
+            c_int::from(exporter.read_only.get()),
             flags,
         )
     }

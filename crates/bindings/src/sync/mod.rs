@@ -203,7 +203,7 @@ fn never(over: Over) -> PyErr {
 }
 
 /// A timeout in seconds; below zero is none at all, too long to count is for ever.
-fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+pub(crate) fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     let Some(timeout) = timeout else {
         return Ok(None);
     };
@@ -229,7 +229,7 @@ fn thread() -> NonZeroU64 {
 }
 
 /// An object that is not what its handle is for.
-fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
+pub(crate) fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
     found.map_err(|error| match error {
         Error::WrongSegment(what) => {
             PyRuntimeError::new_err(format!("the handle of another object: {what}"))
