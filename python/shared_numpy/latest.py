@@ -202,11 +202,12 @@ class Latest(_Shared):
         if given.shape != self._shape:
             raise ValueError("a frame of this channel has the shape {}, not {}".format(
                 self._shape, given.shape))
-        if not np.can_cast(given.dtype, self._dtype, "equiv"):
+        # "equiv": the order of bytes may differ.
+        if given.dtype != self._dtype and not np.can_cast(given.dtype, self._dtype, "equiv"):
             raise TypeError("a frame of this channel has the dtype {}, not {}: convert it by "
                             "astype()".format(self._dtype, given.dtype))
         frame = arrays.empty(self._shape, self._dtype)
-        np.copyto(frame, given, "equiv")
+        frame[...] = given
         return frame
 
     # -- readers ----------------------------------------------------------------------
