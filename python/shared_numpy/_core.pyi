@@ -393,6 +393,12 @@ class LatestCell:
     def stop_writing(self) -> None:
         """Ends being the writer; nothing happens if this process is not."""
 
+    def issue(self, array: np.ndarray[Any, Any]) -> None:
+        """Notes that a new array is to be filled and published."""
+
+    def is_issued(self, array: object) -> bool:
+        """Whether it is the very array that was issued, by this process, and was not published since."""
+
     def publish(self, array: np.ndarray[Any, Any]) -> int | None:
         """Publishes an array's memory, a whole block's; the frame's number, None when this process is not the writer."""
 

@@ -10,9 +10,7 @@ What is guaranteed:
 """
 
 import contextlib
-import os
 import sys
-import weakref
 from multiprocessing import util
 
 import numpy as np
@@ -24,7 +22,7 @@ from .synchronize import _reduce, _Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional  # noqa: F401
+    from typing import Optional  # noqa: F401
 
 __all__ = ["Latest", "PeerDied"]
 
@@ -65,9 +63,6 @@ class Latest(_Shared):
         self._cell = make(nbytes)
         self._last = 0
         self._end = None  # type: Optional[util.Finalize]
-        # The frames to be filled, by address, and the process that has them.
-        self._pid = 0
-        self._unpublished = None  # type: Any
 
     def _details(self):
         return self._shape, reduction._short(self._dtype)
@@ -147,16 +142,8 @@ class Latest(_Shared):
         Several may be out at a time. One that is not published is dropped like any array.
         """
         frame = arrays.empty(self._shape, self._dtype)
-        self._unpublished_here()[id(frame)] = frame
+        self._cell.issue(frame)
         return frame
-
-    def _unpublished_here(self):
-        pid = os.getpid()
-        if self._pid != pid:
-            # Those of the parent may be written to by the parent.
-            self._unpublished = weakref.WeakValueDictionary()
-            self._pid = pid
-        return self._unpublished
 
     def publish(self, frame):
         """Makes a frame the newest one, and wakes those that wait for it.
@@ -183,22 +170,18 @@ class Latest(_Shared):
         MemoryError, OSError
             There is no more shared memory for a copy.
         """
-        unpublished = self._unpublished_here()
-        key = id(frame)
-        if unpublished.get(key) is not frame:
-            key, frame = None, self._copy(frame)
-        while True:
-            number = self._cell.publish(frame)
-            if number is not None:
-                break
+        cell = self._cell
+        if not cell.is_issued(frame):
+            frame = self._copy(frame)
+        number = cell.publish(frame)
+        while number is None:
             self.become_writer()
-        if key is not None:
-            frame.flags.writeable = False
-            unpublished.pop(key, None)
+            number = cell.publish(frame)
         return number
 
     def _copy(self, given):
-        given = arrays._plain(given, self._dtype)
+        if type(given) is not np.ndarray:
+            given = arrays._plain(given, self._dtype)
         if given.shape != self._shape:
             raise ValueError("a frame of this channel has the shape {}, not {}".format(
                 self._shape, given.shape))

@@ -84,6 +84,18 @@ enum Memory {
     Named(Arc<NamedArray>),
 }
 
+/// For whom a block was made that is to be filled and then handed over; zero: for nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Mark {
+    /// The channel, by a number of this process.
+    pub(crate) channel: u64,
+    /// The address of the array through which it is to be filled.
+    pub(crate) array: usize,
+    /// After how many forks: what a child inherits its parent may write to.
+    pub(crate) epoch: u32,
+}
+
 /// An exporter. All bytes zero, as the allocator leaves it, is one that was not
 /// made yet and has nothing.
 #[repr(C)]
@@ -94,6 +106,7 @@ struct ExporterObject {
     /// How many there are.
     len: usize,
     read_only: Cell<bool>,
+    mark: Cell<Mark>,
     memory: MaybeUninit<Memory>,
 }
 
@@ -214,6 +227,23 @@ pub(crate) fn make_read_only(object: &Bound<'_, PyAny>) {
         let exporter = object.as_ptr().cast::<ExporterObject>();
         // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
         unsafe { (*exporter).read_only.set(true) };
+    }
+}
+
+/// The mark of an exporter.
+pub(crate) fn mark_of(object: &Bound<'_, PyAny>) -> Mark {
+    if memory_of(object).is_none() {
+        return Mark::default();
+    }
+    // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+    unsafe { (*object.as_ptr().cast::<ExporterObject>()).mark.get() }
+}
+
+/// Marks an exporter.
+pub(crate) fn set_mark(object: &Bound<'_, PyAny>, mark: Mark) {
+    if memory_of(object).is_some() {
+        // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+        unsafe { (*object.as_ptr().cast::<ExporterObject>()).mark.set(mark) };
     }
 }
 

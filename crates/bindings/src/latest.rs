@@ -2,13 +2,17 @@
 //!
 //! Guarantees:
 //!
-//! - A frame that was read is a buffer that cannot be written to, and so is the memory of
-//!   one that was published from then on; views that were writable before stay so.
+//! - A frame that was read is a buffer that cannot be written to, and so are the memory and
+//!   the array of one that was published; views that were writable before stay so.
+//! - What was handed out to be filled is known again, once: by the array itself, in the
+//!   process that had it made.
 //! - Publishing and reading what is at hand keep the interpreter: publications of several
 //!   threads come one after the other, as the core wants it.
 //! - Who waits gives the interpreter up, runs signal handlers between slices of sleep, and
 //!   ends its wait with the exception of one. A handler that forks leaves the parent
 //!   waiting; the child begins anew.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -20,7 +24,7 @@ use shared_numpy_core::sys::{fork, futex};
 
 use crate::block::{self, PySent, at_hand_or_waiting};
 use crate::error::{PeerDied, exception};
-use crate::exporter;
+use crate::exporter::{self, Mark};
 use crate::gil;
 use crate::handle::ViewHandle;
 use crate::ndarray;
@@ -32,12 +36,32 @@ struct LatestCell {
     channel: Latest,
     /// The length of each frame.
     frame_bytes: usize,
+    /// What no other channel of this process is marked with.
+    id: u64,
 }
 
 /// A frame's number and its bytes.
 type Frame<'py> = (u64, Bound<'py, PyAny>);
 
 impl LatestCell {
+    fn over(channel: Latest, frame_bytes: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        LatestCell {
+            channel,
+            frame_bytes,
+            // Relaxed: only its own value counts.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    fn mark(&self, array: &Bound<'_, PyAny>) -> Mark {
+        Mark {
+            channel: self.id,
+            array: array.as_ptr() as usize,
+            epoch: fork::epoch(),
+        }
+    }
+
     fn frame<'py>(&self, py: Python<'py>, received: Received) -> PyResult<Frame<'py>> {
         let Received {
             hold,
@@ -103,10 +127,7 @@ impl LatestCell {
     #[new]
     fn new(py: Python<'_>, frame_bytes: usize) -> PyResult<Self> {
         let channel = at_hand_or_waiting(py, |keep_going| Latest::create(keep_going))?;
-        Ok(LatestCell {
-            channel,
-            frame_bytes,
-        })
+        Ok(Self::over(channel, frame_bytes))
     }
 
     /// The channel that a handle leads to.
@@ -114,10 +135,7 @@ impl LatestCell {
     fn open(handle: &Bound<'_, PyAny>, frame_bytes: usize) -> PyResult<Self> {
         let view = block::parse(handle)?;
         let hold = block::receive(handle.py(), &view.handle)?;
-        Ok(LatestCell {
-            channel: checked(Latest::open(hold))?,
-            frame_bytes,
-        })
+        Ok(Self::over(checked(Latest::open(hold))?, frame_bytes))
     }
 
     /// A handle, and what takes it back.
@@ -165,8 +183,23 @@ impl LatestCell {
         }
     }
 
+    /// Notes that an array, over a block of its own, is to be filled and published.
+    fn issue(&self, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Some((memory, _)) = ndarray::exporter_and_layout(array)? {
+            exporter::set_mark(&memory, self.mark(array));
+        }
+        Ok(())
+    }
+
+    /// Whether this very array was issued, by this process, and not published since.
+    fn is_issued(&self, array: &Bound<'_, PyAny>) -> bool {
+        // An error says that it is no array.
+        let found = ndarray::exporter_and_layout(array).unwrap_or_default();
+        found.is_some_and(|(memory, _)| exporter::mark_of(&memory) == self.mark(array))
+    }
+
     /// Publishes the memory of an array, a whole block's, without copying it; the frame's
-    /// number, or None when this process is not the writer.
+    /// number, or None when this process is not the writer. It cannot be written to then.
     fn publish(&self, py: Python<'_>, array: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
         let found = ndarray::exporter_and_layout(array)?;
         let memory = found.as_ref().and_then(|(memory, layout)| {
@@ -184,7 +217,9 @@ impl LatestCell {
             // With the interpreter held: no other thread publishes at the same time.
             match self.channel.publish(hold, self.frame_bytes, &mut || false) {
                 Ok(number) => {
+                    exporter::set_mark(memory, Mark::default());
                     exporter::make_read_only(memory);
+                    ndarray::make_read_only(array);
                     return Ok(Some(number));
                 }
                 Err(Error::Interrupted) => {}

@@ -38,7 +38,7 @@ const KNOWN_ABI_VERSIONS: [c_uint; 2] = [0x0100_0009, 0x0200_0000];
 const C_CONTIGUOUS: c_int = 0x0001;
 const F_CONTIGUOUS: c_int = 0x0002;
 const ALIGNED: c_int = 0x0100;
-const WRITEABLE: c_int = 0x0400;
+pub(crate) const WRITEABLE: c_int = 0x0400;
 
 /// Numbers of the builtin dtypes that are plain numbers, the usual ones first: unsigned
 /// bytes, doubles, floats, ... (bool 0, integers 1 to 10, floats 11 to 13, complex 14 to 16,
