@@ -5,7 +5,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$root/build/demo"
 cd "$root/build/demo"
-for example in timing_comparison photos; do
+for example in timing_comparison camera photos; do
     printf '\n== %s ==\n' "examples/$example.py"
     "$root/.venvs/demo/bin/python" "$root/examples/$example.py"
 done

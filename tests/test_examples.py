@@ -16,6 +16,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TIMING = os.path.join(ROOT, "examples", "timing_comparison.py")
+CAMERA = os.path.join(ROOT, "examples", "camera.py")
 PHOTOS = os.path.join(ROOT, "examples", "photos.py")
 COMPARE = os.path.join(ROOT, "benchmarks", "compare.py")
 START_METHODS = multiprocessing.get_all_start_methods()
@@ -149,6 +150,28 @@ def test_timing_comparison_notices_wrong_data(nothing_left):
     assert code == 1
     assert err.startswith("WrongData: frame 1 sums up to")
     assert "all frames arrived" not in out
+
+
+@needs_numpy
+@pytest.mark.parametrize("method", START_METHODS)
+def test_camera(method, nothing_left):
+    code, out, err = run(CAMERA, "--frames", "30", "--shape", "64x48", "--rate", "200", "--start-method", method)
+    assert (code, err) == (0, "")
+    assert "every frame that was seen was whole, and the last one was seen by all" in out
+
+
+@needs_numpy
+def test_camera_notices_wrong_data(nothing_left):
+    spoiled = (
+        "import sys; sys.path.insert(0, {!r}); import _support, camera as c; right = c.write\n"
+        "def write(frame, number):\n"
+        "    right(frame, number); frame[1, 1] += number == 30\n"
+        "c.write = write; sys.argv[1:] = {!r}; _support.run(c.main)\n")
+    arguments = ["--frames", "30", "--shape", "8x8", "--start-method", "fork"]
+    code, out, err = run("-c", spoiled.format(os.path.dirname(CAMERA), arguments))
+    assert code == 1
+    assert "frame 30 is torn" in err
+    assert "was whole" not in out
 
 
 @needs_numpy

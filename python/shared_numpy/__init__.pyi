@@ -1,4 +1,5 @@
 from . import arrays as arrays
+from . import latest as latest
 from . import managers as managers
 from . import memory as memory
 from . import named as named
@@ -25,6 +26,7 @@ from .arrays import (
     zeros as zeros,
     zeros_like as zeros_like,
 )
+from .latest import Latest as Latest
 from .memory import ForeignHandle as ForeignHandle
 from .memory import StaleHandle as StaleHandle
 from .memory import TrackerUnavailable as TrackerUnavailable
@@ -58,6 +60,7 @@ __all__ = [
     "Event",
     "ForeignHandle",
     "JoinableQueue",
+    "Latest",
     "Lock",
     "PeerDied",
     "Queue",

@@ -180,6 +180,9 @@ class UnknownFamily(ForeignHandle):
 class TrackerUnavailable(RuntimeError):
     """The tracker, without which this cannot be done, cannot be started or reached."""
 
+class PeerDied(EOFError):
+    """Whoever was waited for has died, and nobody is left to take its place."""
+
 def block_create(nbytes: int, zeroed: bool) -> Exporter:
     """Memory of `nbytes` bytes: zero, or what its last user left. MemoryError, OSError."""
 
@@ -380,9 +383,6 @@ class IntegerCell:
 
 # --- Queues ---
 
-class PeerDied(EOFError):
-    """Nobody who could end this wait is left: the last other process that had the queue died."""
-
 @final
 class QueueTools:
     """What a queue needs of Python: functions that pickle, unpickle and copy an array, and exceptions."""
@@ -462,6 +462,44 @@ def queue_ring_for_room(queue: Queue, bell: Bell) -> bool:
 
 def queue_pass_on_ring(queue: Queue) -> None:
     """Wakes another who waits, if there is something for it."""
+# --- The latest-value channel ---
+
+@final
+class LatestCell:
+    """A channel with frames of `frame_bytes` bytes each; a frame is its number and its memory, which is read-only."""
+
+    def __new__(cls, frame_bytes: int) -> LatestCell: ...
+    @staticmethod
+    def open(handle: bytes, frame_bytes: int) -> LatestCell: ...
+    def send(self) -> tuple[bytes, Sent]: ...
+    @property
+    def number(self) -> int:
+        """The number of the newest frame; zero when there is none yet."""
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether somebody writes who is not known to be gone."""
+
+    def become_writer(self) -> bool:
+        """Makes this process the writer; False when it was already. RuntimeError when another is."""
+
+    def stop_writing(self) -> None:
+        """Ends being the writer; nothing happens if this process is not."""
+
+    def issue(self, array: np.ndarray[Any, Any]) -> None:
+        """Notes that a new array is to be filled and published."""
+
+    def is_issued(self, array: object) -> bool:
+        """Whether it is the very array that was issued, by this process, and was not published since."""
+
+    def publish(self, array: np.ndarray[Any, Any]) -> int | None:
+        """Publishes an array's memory, a whole block's; the frame's number, None when this process is not the writer."""
+
+    def read(self, after: int) -> tuple[int, Exporter] | None:
+        """The newest frame if it is newer than number `after`; waits for nobody."""
+
+    def wait(self, after: int, timeout: float | None) -> tuple[int, Exporter] | None:
+        """As `read`, waited for; None when none came in time. PeerDied; EOFError when the writer has ended."""
 
 # --- Families ---
 

@@ -6,13 +6,13 @@ that has to be found: where it is not, the unused comment is an error.
 import multiprocessing.shared_memory
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
 
 import numpy as np
 import numpy.typing as npt
 
 import shared_numpy
-from shared_numpy import Queue, SharedNDArray, managers, resource_tracker, semaphore_tracker, shared_memory
+from shared_numpy import Latest, PeerDied, Queue, SharedNDArray, managers, resource_tracker, semaphore_tracker, shared_memory
 from shared_numpy.managers import SharedMemoryManager, SharedMemoryServer
 from shared_numpy.queue import Empty, Full
 from shared_numpy.shared_memory import ShareableList, SharedMemory
@@ -224,6 +224,36 @@ def queues(context: BaseContext, frame: "SharedNDArray[Any, np.dtype[np.float32]
     queue.put(b"bytes")  # type: ignore[arg-type]
     queue.get(timeout="1")  # type: ignore[arg-type]
     Queue(2, context)  # type: ignore[call-arg]  # no context is needed
+
+
+def latest(frame: "SharedNDArray[Any, np.dtype[np.float32]]") -> None:
+    """A channel knows the dtype of its frames."""
+    channel: "Latest[np.dtype[np.float32]]" = Latest(frame.shape, np.float32)
+    doubles: "Latest[np.dtype[np.float64]]" = Latest(3)
+    image: "Latest[np.dtype[Any]]" = Latest((1080, 1920, 3), "u1")
+    same: "Latest[np.dtype[np.uint8]]" = Latest([2, 2], dtype=np.dtype(np.uint8))
+    with channel.writing() as writer:
+        to_fill: "SharedNDArray[Any, np.dtype[np.float32]]" = writer.next_frame()
+        number: int = channel.publish(to_fill)
+        channel.publish([[1.0, 2.0]])
+    channel.become_writer()
+    channel.stop_writing()
+    newest: "Optional[SharedNDArray[Any, np.dtype[np.float32]]]" = channel.read()
+    try:
+        frame = channel.read_next(timeout=0.5)
+        number, frame = channel.wait(after=number, timeout=None)
+        for frame in channel:
+            print(frame, channel.number, channel.last_read, channel.has_writer)
+    except (TimeoutError, PeerDied):
+        pass
+    shape: Tuple[int, ...] = channel.shape
+    dtype: "np.dtype[np.float32]" = channel.dtype
+    print(doubles, image, same, newest, shape, dtype)
+
+    Latest("3")  # type: ignore[arg-type]
+    channel.read_next("soon")  # type: ignore[arg-type]
+    channel.read().mean()  # type: ignore[union-attr]  # there may be none yet
+    channel.number = 3  # type: ignore[misc]
 
 
 def whole_module() -> None:

@@ -29,7 +29,7 @@ const SLOW_TO_ZERO_BYTES: usize = 1 << 20;
 /// with the interpreter given up.
 ///
 /// `work` asks before it waits, and can be stopped without a trace.
-fn at_hand_or_waiting<T>(
+pub(crate) fn at_hand_or_waiting<T>(
     py: Python<'_>,
     mut work: impl FnMut(&mut dyn FnMut() -> bool) -> Result<T, Error>,
 ) -> PyResult<T> {

@@ -6,7 +6,7 @@
 
 use pyo3::create_exception;
 use pyo3::exceptions::{
-    PyIndexError, PyLookupError, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError,
+    PyEOFError, PyIndexError, PyLookupError, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError,
     PyValueError,
 };
 use pyo3::prelude::*;
@@ -35,6 +35,12 @@ create_exception!(
     TrackerUnavailable,
     PyRuntimeError,
     "The tracker, without which this cannot be done, cannot be started or reached."
+);
+create_exception!(
+    shared_numpy,
+    PeerDied,
+    PyEOFError,
+    "Whoever was waited for has died, and nobody is left to take its place."
 );
 
 /// The exception for `error`.
@@ -72,6 +78,8 @@ pub(crate) fn exception(error: Error) -> PyErr {
         Error::UnknownFamily => UnknownFamily::new_err(message),
         Error::ForeignHandle(_) => ForeignHandle::new_err(message),
         Error::TrackerUnavailable(_) => TrackerUnavailable::new_err(message),
+        Error::PeerDied => PeerDied::new_err(message),
+        Error::WriterEnded => PyEOFError::new_err(message),
         _ => PyRuntimeError::new_err(message),
     }
 }
@@ -86,5 +94,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("ForeignHandle", py.get_type::<ForeignHandle>())?;
     m.add("UnknownFamily", py.get_type::<UnknownFamily>())?;
     m.add("TrackerUnavailable", py.get_type::<TrackerUnavailable>())?;
+    m.add("PeerDied", py.get_type::<PeerDied>())?;
     Ok(())
 }

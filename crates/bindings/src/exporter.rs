@@ -13,6 +13,7 @@
 
 mod slots;
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -42,6 +43,18 @@ enum Memory {
     Named(Arc<NamedArray>),
 }
 
+/// For whom a block was made that is to be filled and then handed over; zero: for nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Mark {
+    /// The channel, by a number of this process.
+    pub(crate) channel: u64,
+    /// The address of the array through which it is to be filled.
+    pub(crate) array: usize,
+    /// After how many forks: what a child inherits its parent may write to.
+    pub(crate) epoch: u32,
+}
+
 /// An exporter. All bytes zero, as the allocator leaves it, is one that was not
 /// made yet and has nothing.
 #[repr(C)]
@@ -51,7 +64,8 @@ struct ExporterObject {
     start: *mut u8,
     /// How many there are.
     len: usize,
-    read_only: bool,
+    read_only: Cell<bool>,
+    mark: Cell<Mark>,
     memory: MaybeUninit<Memory>,
 }
 
@@ -77,6 +91,13 @@ pub(crate) fn new_block(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Boun
     let start = hold.start().as_ptr();
     let len = len.min(hold.size_bytes());
     export(py, Memory::Block(hold), start, len, false)
+}
+
+/// An exporter of the first `len` bytes of a block that nobody shall write to any more.
+pub(crate) fn new_frame(py: Python<'_>, hold: Hold, len: usize) -> PyResult<Bound<'_, PyAny>> {
+    let start = hold.start().as_ptr();
+    let len = len.min(hold.size_bytes());
+    export(py, Memory::Block(hold), start, len, true)
 }
 
 /// An exporter of the whole segment of a named array.
@@ -113,7 +134,7 @@ fn export(
     exporter.memory.write(memory);
     exporter.start = start;
     exporter.len = len;
-    exporter.read_only = read_only;
+    exporter.read_only.set(read_only);
     // SAFETY: `object` is a new reference, which `Bound` takes over.
     Ok(unsafe { Bound::from_owned_ptr(py, object) })
 }
@@ -157,6 +178,32 @@ pub(crate) fn block_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<(&'a Hold, us
     // SAFETY: it has a memory, so it is an exporter.
     let len = unsafe { (*object.as_ptr().cast::<ExporterObject>()).len };
     Some((hold, len))
+}
+
+/// Refuses writable requests to an exporter from now on; those that were met stay.
+pub(crate) fn make_read_only(object: &Bound<'_, PyAny>) {
+    if memory_of(object).is_some() {
+        let exporter = object.as_ptr().cast::<ExporterObject>();
+        // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+        unsafe { (*exporter).read_only.set(true) };
+    }
+}
+
+/// The mark of an exporter.
+pub(crate) fn mark_of(object: &Bound<'_, PyAny>) -> Mark {
+    if memory_of(object).is_none() {
+        return Mark::default();
+    }
+    // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+    unsafe { (*object.as_ptr().cast::<ExporterObject>()).mark.get() }
+}
+
+/// Marks an exporter.
+pub(crate) fn set_mark(object: &Bound<'_, PyAny>, mark: Mark) {
+    if memory_of(object).is_some() {
+        // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+        unsafe { (*object.as_ptr().cast::<ExporterObject>()).mark.set(mark) };
+    }
 }
 
 /// The type of exporters; null before [`register`].

@@ -17,6 +17,7 @@ mod family;
 mod gil;
 mod handle;
 mod interpreter;
+mod latest;
 mod list;
 mod maker;
 mod named;
@@ -39,6 +40,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     list::register(m)?;
     block::register(m)?;
     family::register(m)?;
+    latest::register(m)?;
     maker::register(m)?;
     named::register(m)?;
     ndarray::register(m)?;

@@ -429,6 +429,16 @@ pub(crate) fn exporter_and_layout<'py>(
     Ok(Some((exporter, Layout { address, axes })))
 }
 
+/// Takes the right to write to `array` away, as ``array.flags.writeable = False`` does.
+pub(crate) fn make_read_only(array: &Bound<'_, PyAny>) {
+    let object = array.as_ptr();
+    // SAFETY: alive, and the GIL is held.
+    if unsafe { is_array(object) } {
+        // SAFETY: an array has these fields, which change under the GIL only.
+        unsafe { (*object.cast::<ArrayFields>()).flags &= !numpy::WRITEABLE };
+    }
+}
+
 /// Python has ended, and all objects with it.
 pub(crate) fn forget() {
     NDARRAY.store(ptr::null_mut(), Ordering::Relaxed);

@@ -110,6 +110,8 @@ pub enum Error {
     Damaged(&'static str),
     /// Whoever might have put an item, or made room for one, has died.
     PeerDied,
+    /// The writer of a channel has stopped, and nobody took its place.
+    WriterEnded,
     /// A table of fixed size is full.
     Full {
         /// What there are too many of.
@@ -278,6 +280,10 @@ impl fmt::Display for Error {
             Error::PeerDied => f.write_str(
                 "every other process that had the queue is gone, and the last of them died: nobody \
                  will put an item or take one",
+            ),
+            Error::WriterEnded => f.write_str(
+                "the channel's writer has ended, and nobody took its place: there will be no \
+                 newer frame until somebody publishes one",
             ),
             Error::Full { what, limit } => {
                 write!(f, "no room for more {what}: the limit is {limit}")

@@ -8,6 +8,7 @@
 //!   copy: the block is held like any other.
 //! - A writer that dies leaves the newest frame that it had published; another may take
 //!   its place. Frames go with the channel.
+//! - Who waits learns that the writer has died, or has stopped and nobody took its place.
 //!
 //! The bytes, the steps and what a kill between them leaves: `docs/latest.md`.
 
@@ -49,6 +50,14 @@ pub struct Received {
     pub bytes: usize,
     /// Its number: 1 for the first frame ever, and so on without gaps.
     pub number: u64,
+}
+
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    Nobody,
+    Lives,
+    Died,
 }
 
 /// An entry as it was read.
@@ -110,18 +119,19 @@ impl Latest {
         &self.root
     }
 
-    /// Makes this process the writer, in place of nobody or of one that is gone.
+    /// Makes this process the writer, in place of nobody or of one that is gone; `false`
+    /// when it was already.
     ///
     /// # Errors
     ///
     /// [`Error::NotAllowed`] when there is another.
-    pub fn become_writer(&self) -> Result<()> {
+    pub fn become_writer(&self) -> Result<bool> {
         let me = self.root.me()?;
         let word = self.writer()?;
         let seen = word.load(Ordering::Acquire);
         let before = Participant::unpack(seen);
         if before == Some(me) {
-            return Ok(());
+            return Ok(false);
         }
         if before.is_some_and(|before| !self.root.is_gone(before, Asking::Once))
             || word
@@ -130,10 +140,45 @@ impl Latest {
         {
             return Err(Error::NotAllowed("the channel has another writer"));
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Ends being the writer: readers are not told of a death when this process ends.
+    /// Whether there is a writer, and it is not known to be gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dropped`].
+    pub fn has_writer(&self) -> Result<bool> {
+        if self.root.is_dropped() {
+            return Err(Error::Dropped);
+        }
+        Ok(self.writer_state()? == Writer::Lives)
+    }
+
+    /// Whether this process is the writer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dropped`].
+    pub fn is_writer(&self) -> Result<bool> {
+        let me = self.root.me()?;
+        Ok(self.writer()?.load(Ordering::Acquire) == me.pack())
+    }
+
+    /// The number of the newest frame; zero: there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dropped`].
+    pub fn number(&self) -> Result<u64> {
+        if self.root.is_dropped() {
+            return Err(Error::Dropped);
+        }
+        Ok(self.newest()?.load(Ordering::Acquire))
+    }
+
+    /// Ends being the writer; nothing happens if this process is not. Who waits is told
+    /// that the writer has ended, not that it died, unless another takes its place soon.
     ///
     /// # Errors
     ///
@@ -145,6 +190,15 @@ impl Latest {
             .writer()?
             .compare_exchange(me.pack(), 0, Ordering::AcqRel, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Does what [`Latest::publish`] might have to wait for, for this block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hold::send`].
+    pub fn prepare(&self, frame: &Hold, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+        frame.tell(keep_going)
     }
 
     /// Publishes a block that the caller has filled, the first `bytes` of it, as the newest
@@ -217,8 +271,11 @@ impl Latest {
     ///
     /// # Errors
     ///
-    /// As [`participation::receive`], when the frame is out of reach.
+    /// [`Error::Dropped`]; as [`participation::receive`], when the frame is out of reach.
     pub fn read(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<Option<Received>> {
+        if self.root.is_dropped() {
+            return Err(Error::Dropped);
+        }
         loop {
             let number = self.newest()?.load(Ordering::Acquire);
             if number == 0 {
@@ -252,8 +309,9 @@ impl Latest {
     ///
     /// # Errors
     ///
-    /// [`Stop::TimedOut`], [`Stop::Interrupted`]; [`Stop::Failed`]: as [`Latest::read`], and
-    /// [`Error::PeerDied`] when the writer has died.
+    /// [`Stop::TimedOut`], [`Stop::Interrupted`]; [`Stop::Failed`]: as [`Latest::read`],
+    /// [`Error::PeerDied`] when the writer has died, and [`Error::WriterEnded`] when it has
+    /// stopped, some frames were published before, and nobody took its place meanwhile.
     pub fn wait(
         &self,
         after: u64,
@@ -263,6 +321,7 @@ impl Latest {
         let me = self.root.me()?;
         let mut naps = None;
         let mut slices = 0_u32;
+        let mut is_deserted = false;
         loop {
             let seen = self.newest()?.load(Ordering::Acquire);
             if seen > after
@@ -288,7 +347,12 @@ impl Latest {
             if naps.nap(&mut wait, System, readers, announced)? == Nap::Slice {
                 slices += 1;
                 if slices.is_multiple_of(LOOK_AFTER_SLICES) {
-                    self.look_after_writer(seen)?;
+                    let was_deserted = is_deserted;
+                    is_deserted = self.look_after_writer(seen)?;
+                    // Not at the first look: one writer may be taking over from another.
+                    if was_deserted && is_deserted {
+                        return Err(Error::WriterEnded.into());
+                    }
                 }
             }
         }
@@ -309,18 +373,31 @@ impl Latest {
         }
     }
 
-    fn look_after_writer(&self, seen: u64) -> Result<()> {
+    /// Whether there was a writer and is none, after frame `seen`.
+    fn look_after_writer(&self, seen: u64) -> Result<bool> {
         if self.root.is_dropped() {
             return Err(Error::Dropped);
         }
-        let writer = Participant::unpack(self.writer()?.load(Ordering::Acquire));
-        let has_died = writer.is_some_and(|writer| self.root.is_gone(writer, Asking::WhileWaiting));
+        let state = self.writer_state()?;
         participation::queues::audit_if_due();
         // What it did before counts.
-        if has_died && self.newest()?.load(Ordering::Acquire) == seen {
-            return Err(Error::PeerDied);
+        if self.has_moved(seen)? {
+            return Ok(false);
         }
-        Ok(())
+        match state {
+            Writer::Died => Err(Error::PeerDied),
+            Writer::Nobody => Ok(seen > 0),
+            Writer::Lives => Ok(false),
+        }
+    }
+
+    fn writer_state(&self) -> Result<Writer> {
+        let writer = Participant::unpack(self.writer()?.load(Ordering::Acquire));
+        Ok(match writer {
+            None => Writer::Nobody,
+            Some(writer) if self.root.is_gone(writer, Asking::WhileWaiting) => Writer::Died,
+            Some(_) => Writer::Lives,
+        })
     }
 
     fn has_moved(&self, number: u64) -> Result<bool> {

@@ -70,8 +70,12 @@ fn the_newest_is_read() {
     assert!(channel.read(&mut on).unwrap().is_none());
     let nobody = channel.publish_copy(&frame(1), &mut on);
     assert!(matches!(nobody, Err(Error::NotAllowed(_))));
-    channel.become_writer().unwrap();
-    channel.become_writer().unwrap();
+    assert_eq!(channel.has_writer(), Ok(false));
+    assert_eq!(channel.become_writer(), Ok(true));
+    assert_eq!(channel.become_writer(), Ok(false));
+    assert_eq!(channel.has_writer(), Ok(true));
+    assert_eq!(channel.is_writer(), Ok(true));
+    assert_eq!(channel.number(), Ok(0));
     for number in 1..=20 {
         assert_eq!(channel.publish_copy(&frame(number), &mut on), Ok(number));
         let received = channel.read(&mut on).unwrap().unwrap();
@@ -87,6 +91,17 @@ fn the_newest_is_read() {
     });
     let stopped = channel.wait(21, None, &mut || false).unwrap_err();
     assert_eq!(stopped, Stop::Interrupted);
+    channel.stop_writing().unwrap();
+    assert_eq!(channel.has_writer(), Ok(false));
+    // It cannot come, and this is not a wait without an end.
+    let ended = channel.wait(21, None, &mut on).unwrap_err();
+    assert_eq!(ended, Stop::Failed(Error::WriterEnded));
+    assert_eq!(channel.wait(20, None, &mut on).unwrap().number, 21);
+    drop(channel);
+    // Nobody has been the writer yet: whoever is early waits.
+    let channel = Latest::create(&mut on).unwrap();
+    let early = channel.wait(0, Some(600_000_000), &mut on).unwrap_err();
+    assert_eq!(early, Stop::TimedOut);
     drop(channel);
     assert_eq!(in_use(), 0);
 }
@@ -160,6 +175,7 @@ fn a_writer_that_died_is_replaced() {
     let died = channel.wait(newest.number, LONG, &mut on).unwrap_err();
     assert_eq!(died, Stop::Failed(Error::PeerDied));
     assert!(begin.elapsed() < Duration::from_secs(15), "it timed out");
+    assert_eq!(channel.has_writer(), Ok(false));
     channel.become_writer().unwrap();
     let next = newest.number + 1;
     assert_eq!(channel.publish_copy(&frame(next), &mut on), Ok(next));

@@ -101,7 +101,7 @@ unsafe extern "C" fn getbuffer(
             object,
             exporter.start.cast(),
             exporter.len as ffi::Py_ssize_t,
-            c_int::from(exporter.read_only),
+            c_int::from(exporter.read_only.get()),
             flags,
         )
     }

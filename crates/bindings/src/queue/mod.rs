@@ -16,8 +16,7 @@ mod wire;
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
-use pyo3::create_exception;
-use pyo3::exceptions::{PyEOFError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use shared_numpy_core::error::Error;
@@ -34,13 +33,6 @@ use crate::segment;
 use crate::sync::timeout_ns;
 
 pub(crate) use self::pickling::forget;
-
-create_exception!(
-    shared_numpy,
-    PeerDied,
-    PyEOFError,
-    "Nobody who could end this wait is left: the last other process that had the queue died."
-);
 
 /// Items are put, and got, in batches of so many.
 const BATCH: usize = 64;
@@ -108,7 +100,6 @@ pub(crate) struct PyQueue {
 fn failure(error: Error) -> PyErr {
     match error {
         Error::NotAllowed(what) => PyValueError::new_err(what),
-        Error::PeerDied => PeerDied::new_err(error.to_string()),
         Error::WrongSegment(what) => {
             PyRuntimeError::new_err(format!("the handle of another object: {what}"))
         }
@@ -528,7 +519,6 @@ fn leave_queues() {
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Tools>()?;
     m.add_class::<PyQueue>()?;
-    m.add("PeerDied", m.py().get_type::<PeerDied>())?;
     m.add_function(wrap_pyfunction!(leave_queues, m)?)?;
     bell::register(m)?;
     pickling::register(m)

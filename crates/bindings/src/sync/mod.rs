@@ -256,7 +256,7 @@ fn thread_number() -> NonZeroU64 {
 }
 
 /// An object that is not what its handle is for.
-fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
+pub(crate) fn checked<T>(found: CoreResult<T>) -> PyResult<T> {
     found.map_err(|error| match error {
         Error::WrongSegment(what) => {
             PyRuntimeError::new_err(format!("the handle of another object: {what}"))
