@@ -1,9 +1,10 @@
-"""How compare.py measures: rounds that alternate between implementations, each in a process of its own, and their medians.
+"""How these scripts measure: rounds that alternate between implementations, each in a process of its own, and their medians.
 
 Why so: the machine's other work comes and goes, so both sides must meet the same moments; and an implementation's tracker, page
 cache or import side effects must not be paid by the other. A *server* is this interpreter running ``compare.py --serve NAME``,
 which does one round of a job for each line that it reads and answers with the seconds that it took.
 """
+import collections
 import os
 import statistics
 import subprocess
@@ -55,16 +56,27 @@ def serve(jobs):
         print(repr(jobs[job](int(iterations))), flush=True)
 
 
-def interleave(sides, rounds):
-    """Call each of ``sides`` (a dict of functions that return a time) once a round; the medians. A first round is not counted."""
-    times = {name: [] for name in sides}
+def median(values):
+    """The middle one."""
+    return statistics.median(values)
+
+
+def samples(sides, rounds):
+    """Call each of ``sides`` (a dict of functions) once a round; what they returned. A first round is not counted."""
+    found = collections.OrderedDict((name, []) for name in sides)
     for turn in range(rounds + 1):
         for name, measure in sides.items():
             time.sleep(SETTLE_S)
             value = measure()
             if turn > 0:
-                times[name].append(value)
-    return {name: statistics.median(values) for name, values in times.items()}
+                found[name].append(value)
+    return found
+
+
+def interleave(sides, rounds):
+    """As `samples`, for functions that return a time; the medians."""
+    return collections.OrderedDict(
+        (name, median(values)) for name, values in samples(sides, rounds).items())
 
 
 def run_python(code, *arguments):

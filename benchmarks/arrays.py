@@ -3,7 +3,6 @@
 
 Prints medians of interleaved rounds, ratios, and what is promised. See README.md in this folder for how it measures.
 """
-import argparse
 import collections
 import multiprocessing
 import sys
@@ -15,23 +14,13 @@ import shared_numpy as snp
 from shared_numpy import shared_memory
 
 import _measure
+import _report
 
 KIB = 1024
 SIZES = [KIB, 4 * KIB, 64 * KIB, KIB * KIB, 36 * 1000 * 1000]
 FRAME_ITEMS = 4500000  # 36 MB of float64
 WAITING = 2  # frames that may wait for the consumer
 WARM_UP = WAITING + 3  # as many as there are at a time
-FAILURES = []
-
-
-def promise(what, figure, limit, most):
-    """One line about a figure that has a limit."""
-    good = figure <= limit if most else figure >= limit
-    print("  {:<62} {:8.2f}  ({} {:g}){}".format(
-        what, figure, "at most" if most else "at least", limit, "" if good else "  MISSED"))
-    sys.stdout.flush()
-    if not good:
-        FAILURES.append("{}: {:.2f}".format(what, figure))
 
 
 # --- a new array ---
@@ -54,18 +43,17 @@ def make_write_drop(empty, size_bytes, iterations):
 
 
 def creation(quick):
-    """Arrays of all sizes against numpy's of 1 KB."""
+    """Make an array, write one element, drop it: all sizes beside numpy's of 1 KiB."""
     iterations, rounds = (200, 2) if quick else (20000, 15)
     sides = collections.OrderedDict()
     sides["numpy"] = lambda: make_write_drop(np.empty, KIB, iterations)
     for size in SIZES:
         sides[size] = lambda size=size: make_write_drop(snp.empty, size, iterations)
     times = _measure.interleave(sides, rounds)
-    print("make + write one element + drop")
-    print("  {:<62} {:8.0f} ns".format("numpy.empty, 1 KiB", times["numpy"] * 1e9))
+    _report.figure("numpy.empty, 1 KiB", times["numpy"], "ns")
     for size in SIZES:
-        print("  {:<62} {:8.0f} ns".format("shared_numpy.empty, {} KiB".format(size // KIB), times[size] * 1e9))
-        promise("times as long as numpy's 1 KiB", times[size] / times["numpy"], 3, most=True)
+        _report.figure("shared_numpy.empty, {} KiB".format(size // KIB), times[size], "ns")
+        _report.promise("times as long as numpy's 1 KiB", times[size] / times["numpy"], 3, most=True)
 
 
 # --- frames ---
@@ -171,7 +159,7 @@ def inside_one_array(count):
 
 
 def frames(quick):
-    """36 MB frames, written by one process and summed by another."""
+    """36 MB frames, written here and summed there."""
     count, rounds = (2, 1) if quick else (40, 7)
     sides = collections.OrderedDict()
     sides["one process"] = lambda: inside(count)
@@ -181,33 +169,15 @@ def frames(quick):
     sides["multiprocessing.Queue"] = lambda: through(theirs, produce, consume, count)
     sides["a fresh segment each"] = lambda: through(theirs, produce_segment, consume_segments, count)
     times = _measure.interleave(sides, rounds)
-    print("36 MB frames, written here and summed there")
     for name, seconds in times.items():
-        print("  {:<62} {:8.2f} ms".format(name, seconds * 1e3))
+        _report.figure(name, seconds, "ms")
     for name in ("shared_numpy.Queue", "multiprocessing.Queue"):
-        promise(name + ": times as long as one process", times[name] / times["one process"], 1.2, most=True)
-        promise(name + ": times as fast as a fresh segment each", times["a fresh segment each"] / times[name], 8, most=False)
+        _report.promise(name + ": times as long as one process", times[name] / times["one process"], 1.2, most=True)
+        _report.times_as_fast(name, times, name, "a fresh segment each", 8)
 
 
 PARTS = collections.OrderedDict((part.__name__, part) for part in (creation, frames))
 
 
-def main():
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", help="which of {} (default: all)".format(", ".join(PARTS)))
-    parser.add_argument("--quick", action="store_true", help="a smoke run: each once or twice, figures without meaning")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a figure misses what is promised")
-    options = parser.parse_args()
-    unknown = [part for part in options.parts if part not in PARTS]
-    if unknown:
-        parser.error("no such part: {}".format(", ".join(unknown)))
-    for part in options.parts or PARTS:
-        PARTS[part](options.quick)
-    if FAILURES:
-        print("missed: " + "; ".join(FAILURES))
-    return 1 if FAILURES and options.check else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_report.main(__doc__, PARTS))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run ``benchmarks/compare.py`` and ``arrays.py`` on 3.11 and on the newest CPython found (``make bench``), one after the other.
+"""Run the scripts in ``benchmarks/`` on 3.11 and on the newest CPython found (``make bench``), one after the other.
 
 What this file guarantees: the installed wheel is measured, not the working tree; nothing else of ours runs at the same time.
 """
@@ -23,7 +23,7 @@ def main():
     for tag in wanted:
         print("\n== {} ==".format(tag), flush=True)
         python = os.path.join(ROOT, ".venvs", tag, "bin", "python")
-        for script in ("compare.py", "arrays.py"):
+        for script in ("compare.py", "arrays.py", "queues.py", "locks.py"):
             command = [python, os.path.join(ROOT, "benchmarks", script)] + sys.argv[1:]
             status = subprocess.call(command, cwd=scratch, env=env)
             if status:

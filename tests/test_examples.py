@@ -223,7 +223,36 @@ def test_benchmark_runs(part, nothing_left):
 
 
 @needs_numpy
-def test_benchmark_of_arrays_runs():
-    code, out, err = run(os.path.join(ROOT, "benchmarks", "arrays.py"), "--quick")
+@pytest.mark.parametrize("script, part", [
+    ("arrays.py", "creation"), ("arrays.py", "frames"),
+    ("queues.py", "small"), ("queues.py", "medium"), ("queues.py", "handles"), ("queues.py", "work"),
+    ("queues.py", "dicts"), ("queues.py", "pingpong"), ("queues.py", "idle"), ("queues.py", "many"),
+    ("locks.py", "alone"), ("locks.py", "contended")])
+def test_benchmark_with_limits_runs(script, part, nothing_left):
+    code, out, err = run(os.path.join(ROOT, "benchmarks", script), "--quick", part)
     assert (code, err) == (0, "")
-    assert "frames, written here and summed there" in out
+    assert "# {}:".format(part) in out
+    assert "at least" in out or "at most" in out
+
+
+WORKER_FAILS = """
+import sys; sys.path.insert(0, {!r}); import _workers, queues
+right = queues.numbered
+def numbered(items):
+    make = right(items)
+    def spoiled(number):
+        frame = make(number); frame[5] += number == 64
+        return frame
+    return spoiled
+queues.numbered = numbered
+queues.through(queues.standard, lambda: numbered(16), lambda: queues.check_numbered(16), 8, 100)
+"""
+
+
+@needs_numpy
+def test_benchmark_notices_wrong_data():
+    """The check itself is checked, and that a worker that fails ends the others."""
+    code, _, err = run("-c", WORKER_FAILS.format(os.path.join(ROOT, "benchmarks")))
+    assert code == 1
+    assert "RuntimeError: item 64 is wrong: what lies between its ends" in err
+    assert "RuntimeError: a worker failed" in err
