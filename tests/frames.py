@@ -1,7 +1,9 @@
 """What the tests of the latest-value channel share: frames that tell whether they are whole, and a watch over memory."""
 
 import gc
+import pickle
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -58,6 +60,4 @@ def write(channel, number):
 
 def pickled(channel):
     """The channel as another object, as another process would have it."""
-    data, published = snp.reduction.dumps(channel)
-    del published
-    return snp.reduction.loads(data)
+    return pickle.loads(bytes(ForkingPickler.dumps(channel)))

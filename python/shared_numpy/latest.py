@@ -17,8 +17,7 @@ import numpy as np
 
 from . import _core
 from . import arrays
-from . import reduction
-from .synchronize import _reduce, _Shared
+from ._cells import Shared, travels
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ __all__ = ["Latest", "PeerDied"]
 PeerDied = _core.PeerDied
 
 
-class Latest(_Shared):
+@travels
+class Latest(Shared):
     """One writer, any number of readers, each of which gets the newest frame.
 
     Parameters
@@ -264,4 +264,3 @@ def _timed_out(after, timeout):
         after, timeout))
 
 
-reduction.register_reducer(Latest, _reduce)

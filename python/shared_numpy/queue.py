@@ -16,13 +16,13 @@ What is guaranteed beyond ``multiprocessing``'s queues:
 
 import atexit
 import pickle
-from multiprocessing import context, util
+from multiprocessing import util
 from queue import Empty, Full
 
 from . import _core
-from . import _family
 from . import arrays
 from . import reduction
+from ._cells import Shared, travels
 
 __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
@@ -31,18 +31,20 @@ PeerDied = _core.PeerDied
 _tools = _core.QueueTools(reduction.dumps_for_queue, pickle.loads, arrays.array, Empty, Full)
 
 
-class _Queue(_core.Queue):
-    """What all queues have in common: how they are made, sent and told."""
+class _Queue(_core.Queue, Shared):
+    """What all queues have in common: how they travel and what they are called."""
 
-    def __reduce_ex__(self, protocol):
-        # Subclasses, which ForkingPickler does not know; it is they or plain pickle.
-        context.assert_spawning(self)
-        return _reduce(self)
+    def _details(self):
+        return None
+
+    def _restore(self, handle, details):
+        self._open(handle, _tools)
 
     def __repr__(self):
         return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
 
 
+@travels
 class Queue(_Queue):
     """A first-in, first-out queue for many producers and consumers.
 
@@ -81,6 +83,7 @@ class Queue(_Queue):
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
+@travels
 class JoinableQueue(Queue):
     """A `Queue` that knows when all its objects are done with.
 
@@ -113,6 +116,7 @@ class JoinableQueue(Queue):
         return self._join(timeout)
 
 
+@travels
 class SimpleQueue(_Queue):
     """A queue without a limit, of which `put`, `get`, `empty` and `close` are all there is
     in ``multiprocessing``'s; ours takes what `Queue` takes.
@@ -122,39 +126,11 @@ class SimpleQueue(_Queue):
         self._create(0, _tools)
 
 
-def _reduce(queue, published=None):
-    """The queue by handle, as a pickler wants it."""
-    handle, sent = queue._send()
-    if published is not None:
-        published._sent.append(sent)
-    _family.export()
-    return _open, (type(queue), handle)
-
-
-def _open(cls, handle):
-    """The queue that a handle leads to.
-
-    Raises
-    ------
-    StaleHandle, ForeignHandle, TrackerUnavailable
-        As for arrays.
-    """
-    queue = cls.__new__(cls)
-    try:
-        queue._open(handle, _tools)
-    except _core.UnknownFamily:
-        _family.join(handle)
-        queue._open(handle, _tools)
-    return queue
-
-
 def _leave_at_exit(_=None):
     # In children that multiprocessing started, which end without `atexit`'s functions.
     util.Finalize(None, _core.leave_queues, exitpriority=-100)
 
 
-for _cls in (Queue, JoinableQueue, SimpleQueue):
-    reduction.register_reducer(_cls, _reduce)
 # An exit is no death: who waits in a queue goes on waiting for others.
 atexit.register(_core.leave_queues)
 _leave_at_exit()
