@@ -96,6 +96,18 @@ def test_interface():
         queue.put(1)
 
 
+def test_empty_of_a_closed_queue():
+    unused, used, simple = Queue(), Queue(), snp.SimpleQueue()
+    used.put(1)
+    for queue in (unused, used, simple):
+        queue.close()
+    # As multiprocessing's.
+    assert unused.empty()
+    for queue in (used, simple):
+        with pytest.raises(OSError, match="is closed"):
+            queue.empty()
+
+
 def test_what_cannot_be_pickled_raises_in_put(capfd):
     queue = Queue(1)
     a = snp.array([1, 2])

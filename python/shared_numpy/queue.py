@@ -18,6 +18,7 @@ import atexit
 import pickle
 from multiprocessing import util
 from queue import Empty, Full
+from types import SimpleNamespace
 
 from . import _core
 from . import arrays
@@ -124,6 +125,19 @@ class SimpleQueue(_Queue):
 
     def __init__(self):
         self._create(0, _tools)
+
+    def empty(self):
+        """Whether it holds nothing; OSError when it is closed in this process."""
+        if self._closed:
+            raise OSError("the queue is closed in this process")
+        return super().empty()
+
+    @property
+    def _reader(self):
+        # For who asks an end of multiprocessing's pipe whether it is closed.
+        return SimpleNamespace(closed=self._closed)
+
+    _writer = _reader
 
 
 def _leave_at_exit(_=None):

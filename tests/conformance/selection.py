@@ -60,8 +60,8 @@ SUITES = {suite.name: suite for suite in (
           # 7 of _TestQueue (without the feeder's), 1 of TestSimpleQueue, 3 of _TestLock, 3 of _TestSemaphore,
           # 6 of _TestCondition, 1 of _TestEvent, 11 of _TestBarrier.
           fewest=32,
-          # They sleep most of the time.
-          parallel=6,
+          # They sleep half of the time.
+          parallel=4,
           substitute=True, numpy=True),
 )}
 

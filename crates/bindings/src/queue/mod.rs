@@ -16,7 +16,7 @@ mod wire;
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use shared_numpy_core::error::Error;
@@ -441,13 +441,26 @@ impl PyQueue {
     }
 
     /// Whether it holds nothing.
+    ///
+    /// Raises
+    /// ------
+    /// OSError
+    ///     The queue is closed in this process, and something was put in it before.
     fn empty(&self) -> PyResult<bool> {
-        match self.opened()?.queue.size() {
+        let queue = &self.opened()?.queue;
+        match queue.size() {
             Ok(size) => Ok(size == 0),
-            // As multiprocessing's: what was closed has nothing for us.
-            Err(Error::NotAllowed(_)) => Ok(true),
+            // As multiprocessing's: a close is nothing to a queue that was not used.
+            Err(Error::NotAllowed(_)) if !queue.was_used().map_err(failure)? => Ok(true),
+            Err(Error::NotAllowed(what)) => Err(PyOSError::new_err(what)),
             Err(error) => Err(failure(error)),
         }
+    }
+
+    /// Whether it is closed in this process.
+    #[getter]
+    fn _closed(&self) -> PyResult<bool> {
+        Ok(self.opened()?.queue.is_closed())
     }
 
     /// Whether it holds `maxsize` objects.

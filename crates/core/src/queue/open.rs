@@ -182,6 +182,23 @@ impl Queue {
         Ok(protocol::size(self.head()?, self.tail()?))
     }
 
+    /// Whether it is closed here.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether anything was ever put in it; closed ones can be asked as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dropped`].
+    pub fn was_used(&self) -> Result<bool> {
+        if self.root.is_dropped() {
+            return Err(Error::Dropped);
+        }
+        Ok(Mark(self.tail()?.load(Ordering::Acquire)) != Mark::START)
+    }
+
     /// Closes it here: this process puts and gets no more, which others that wait take
     /// into account. The last process to close it empties it.
     ///
@@ -225,7 +242,7 @@ impl Queue {
 
     /// Refuses what was closed here, or let go of.
     pub(super) fn check(&self) -> Result<()> {
-        if self.is_closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(Error::NotAllowed("the queue is closed in this process"));
         }
         // Only in a forked child may it have been.
