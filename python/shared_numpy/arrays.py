@@ -437,6 +437,9 @@ def full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None):
     return result
 
 
+# The types of which `_core` knows every detail.
+KINDS = (np.ndarray, SharedNDArray)
+
 from . import named as _named  # noqa: E402  (they need what is above)
 from . import reduction as _reduction  # noqa: E402
 

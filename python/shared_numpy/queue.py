@@ -21,7 +21,6 @@ from queue import Empty, Full
 from types import SimpleNamespace
 
 from . import _core
-from . import arrays
 from . import reduction
 from ._cells import Shared, travels
 
@@ -29,7 +28,7 @@ __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
 PeerDied = _core.PeerDied
 
-_tools = _core.QueueTools(reduction.dumps_for_queue, pickle.loads, arrays.array, Empty, Full)
+_tools = _core.QueueTools(reduction.dumps_for_queue, pickle.loads, reduction.copy_array, Empty, Full)
 
 
 class _Queue(_core.Queue, Shared):

@@ -20,8 +20,6 @@ import sys
 import weakref
 from multiprocessing.reduction import ForkingPickler
 
-import numpy as np
-
 from . import _core
 from . import _family
 
@@ -123,10 +121,13 @@ class _QueueTable(dict):
         super().__init__()
         # Not a circle: picklers that failed are to go at once.
         self._pickler = weakref.ref(pickler)
-        self[np.ndarray] = _core.queue_reduce
-        self[_arrays().SharedNDArray] = _core.queue_reduce
 
     def __missing__(self, cls):
+        # A program without arrays does not load NumPy.
+        if cls.__name__ in _ARRAYS and cls in _arrays().KINDS:
+            for kind in _arrays().KINDS:
+                self[kind] = _core.queue_reduce
+            return _core.queue_reduce
         known = ForkingPickler._extra_reducers.get(cls)
         if known is None:
             return copyreg.dispatch_table[cls]  # KeyError: reduced as the class says
@@ -140,6 +141,8 @@ class _QueueTable(dict):
         return lambda obj: reduce(obj, self._pickler().published)
 
 
+# What the classes in `arrays.KINDS` are called.
+_ARRAYS = ("ndarray", "SharedNDArray")
 # Picklers that nobody uses at the moment.
 _free = []  # type: List[_QueuePickler]
 _PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 5)
@@ -166,17 +169,22 @@ def _keep_in_band(buffer):
 def reduce_in_queue(a):
     """As a queue's pickler wants arrays that `_core` does not write by itself."""
     cls = type(a)
-    shared = _arrays().SharedNDArray
-    if cls is np.ndarray:
-        if a.nbytes < _BLOCK_MIN or _arrays()._has_pointers(a.dtype):
+    arrays = _arrays()
+    if cls is arrays.np.ndarray:
+        if a.nbytes < _BLOCK_MIN or arrays._has_pointers(a.dtype):
             return a.__reduce_ex__(_PROTOCOL)
-        a, writeable = _arrays().array(a), True
+        a, writeable = arrays.array(a), True
     else:
         writeable = a.flags.writeable
     place = _core.queue_place(a)
     if place is None:
         return _reduce_elsewhere(a, None)
-    return _open_place, (place, _short(a.dtype), writeable, None if cls is shared else cls)
+    return _open_place, (place, _short(a.dtype), writeable, None if cls is arrays.SharedNDArray else cls)
+
+
+def copy_array(a):
+    """A shared array that is a copy of `a`."""
+    return _arrays().array(a)
 
 
 def _open_place(place, dtype, writeable, cls):
@@ -187,7 +195,7 @@ def _open_place(place, dtype, writeable, cls):
     ValueError, TypeError
         The place does not fit the memory, or its dtype holds objects.
     """
-    dtype = np.dtype(dtype)
+    dtype = _arrays().np.dtype(dtype)
     return _view(_core.queue_open_place(place, dtype.itemsize), dtype, writeable, cls)
 
 
@@ -265,7 +273,7 @@ def _copy(a):
 
 
 def _arrays():
-    # Not imported above: the two modules need each other.
+    # Not imported above: it takes NumPy, and the two modules need each other.
     name = __package__ + ".arrays"
     if name not in sys.modules:
         __import__(name)  # a handle is the first that this process sees of arrays
@@ -291,7 +299,7 @@ def _open(handle, dtype, writeable, cls):
     ValueError, TypeError
         The handle does not fit the memory, or its dtype holds objects.
     """
-    dtype = np.dtype(dtype)
+    dtype = _arrays().np.dtype(dtype)
     return _view(_family.open_array(handle, dtype.itemsize), dtype, writeable, cls)
 
 
@@ -300,7 +308,7 @@ def _view(opened, dtype, writeable, cls):
     arrays = _arrays()
     arrays._refuse_pointers(dtype)
     memory, offset, shape, strides = opened
-    result = np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
+    result = arrays.np.ndarray.__new__(cls or arrays.SharedNDArray, shape, dtype, memory, offset, strides)
     if not writeable:
         result.flags.writeable = False
     return result

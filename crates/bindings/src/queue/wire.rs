@@ -280,6 +280,10 @@ impl HeldHead {
 
 /// NumPy's table, without which arrays are not written here.
 pub(super) fn api(py: Python<'_>) -> PyResult<&Api> {
+    if numpy::api(py).is_none() {
+        // The first array that this process sees comes out of a queue.
+        py.import(intern!(py, "shared_numpy.arrays"))?;
+    }
     numpy::api(py).ok_or_else(|| PyTypeError::new_err("an array came, and NumPy is not at hand"))
 }
 
