@@ -23,7 +23,7 @@ class SemLock(_core.SemLock, Shared):
     faster.
     """
 
-    _kind = None  # type: int
+    _kind = -1
 
     def _details(self):
         return self._raises

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::lock::Patience;
-use super::seconds_ns;
+use super::timeout_ns;
 use crate::gil;
 
 type Object = *mut ffi::PyObject;
@@ -141,18 +141,22 @@ impl<'a, 'py> Given<'a, 'py> {
 
     /// What they say.
     pub(super) fn patience(&self) -> PyResult<Patience> {
-        let block = self.block.map_or(Ok(true), |block| gil::is_true(&block))?;
-        let timeout = self.timeout.filter(|timeout| !timeout.is_none());
-        let timeout_ns = match timeout {
-            Some(timeout) => seconds_ns(gil::float(&timeout)?),
-            None => None,
-        };
-        Ok(if block {
-            Patience { timeout_ns }
-        } else {
-            Patience::NONE
-        })
+        patience(self.block.as_deref(), self.timeout.as_deref())
     }
+}
+
+/// What the arguments of `acquire` say; `None` where not given.
+pub(super) fn patience(
+    block: Option<&Bound<'_, PyAny>>,
+    timeout: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Patience> {
+    let block = block.map_or(Ok(true), gil::is_true)?;
+    let timeout_ns = timeout_ns(timeout.filter(|timeout| !timeout.is_none()))?;
+    Ok(if block {
+        Patience { timeout_ns }
+    } else {
+        Patience::NONE
+    })
 }
 
 #[derive(Clone, Copy)]

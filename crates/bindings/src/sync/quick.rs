@@ -25,8 +25,6 @@ use super::lock::{AnyLock, Patience};
 use super::semlock::SemLock;
 
 type Object = *mut ffi::PyObject;
-/// What acquires: with or without an exception for what a dead process had.
-type Acquire = fn(&AnyLock, Python<'_>, Patience) -> PyResult<bool>;
 
 /// Arguments one after the other, those by keyword last; how many there are by position; the
 /// keywords as a tuple or null.
@@ -114,13 +112,12 @@ unsafe extern "C" fn exit(object: Object, _: *const Object, _: ffi::Py_ssize_t) 
 /// # Safety
 ///
 /// - As [`release`], with arguments as `METH_FASTCALL | METH_KEYWORDS` has them.
-unsafe extern "C" fn acquire<const IS_ABANDONED_FINE: bool>(
+unsafe extern "C" fn acquire(
     object: Object,
     args: *const Object,
     by_position: ffi::Py_ssize_t,
     names: Object,
 ) -> Object {
-    let work: Acquire = acquirer::<IS_ABANDONED_FINE>();
     let patience = |py: Python<'_>| {
         if by_position == 0 && names.is_null() {
             return Ok(Patience::ENDLESS);
@@ -129,18 +126,17 @@ unsafe extern "C" fn acquire<const IS_ABANDONED_FINE: bool>(
         unsafe { Given::from_vector(py, args, by_position as usize, names) }?.patience()
     };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, lock| work(lock, py, patience(py)?).map(truth)) }
+    unsafe {
+        guarded(object, |py, lock| {
+            lock.acquire(py, patience(py)?).map(truth)
+        })
+    }
 }
 
 /// # Safety
 ///
 /// - As [`release`], with a tuple, and a dictionary or null.
-unsafe extern "C" fn acquire_36<const IS_ABANDONED_FINE: bool>(
-    object: Object,
-    args: Object,
-    keywords: Object,
-) -> Object {
-    let work: Acquire = acquirer::<IS_ABANDONED_FINE>();
+unsafe extern "C" fn acquire_36(object: Object, args: Object, keywords: Object) -> Object {
     let patience = |py: Python<'_>| {
         // SAFETY: a tuple.
         if keywords.is_null() && unsafe { ffi::PyTuple_Size(args) } == 0 {
@@ -150,15 +146,10 @@ unsafe extern "C" fn acquire_36<const IS_ABANDONED_FINE: bool>(
         unsafe { Given::from_tuple(py, args, keywords) }?.patience()
     };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, lock| work(lock, py, patience(py)?).map(truth)) }
-}
-
-#[inline]
-const fn acquirer<const IS_ABANDONED_FINE: bool>() -> Acquire {
-    if IS_ABANDONED_FINE {
-        AnyLock::acquire_abandoned
-    } else {
-        AnyLock::acquire
+    unsafe {
+        guarded(object, |py, lock| {
+            lock.acquire(py, patience(py)?).map(truth)
+        })
     }
 }
 
@@ -225,20 +216,13 @@ impl Method {
     }
 }
 
-fn methods() -> [Method; 5] {
+fn methods() -> [Method; 4] {
     [
         Method::acquiring(
             c"acquire",
             c"acquire($self, block=True, timeout=None)\n--\n\nAcquires; whether it could in time.",
-            acquire::<false>,
-            acquire_36::<false>,
-        ),
-        Method::acquiring(
-            c"_acquire_abandoned",
-            c"_acquire_abandoned($self, block=True, timeout=None)\n--\n\n\
-              As `acquire`, without an exception for what a dead process had.",
-            acquire::<true>,
-            acquire_36::<true>,
+            acquire,
+            acquire_36,
         ),
         Method::plain(c"release", c"release($self)\n--\n\nReleases.", release),
         Method::plain(c"__enter__", c"__enter__($self)\n--\n\nAcquires.", enter),

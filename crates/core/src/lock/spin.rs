@@ -47,5 +47,5 @@ pub(super) fn look(kernel: impl Kernel, hint: Option<&AtomicU64>, is_over: impl 
         None => worth - worth.div_ceil(8),
     };
     let waits = (waits + 1) & WORTH;
-    hint.store(waits * WAIT | worth, Ordering::Relaxed);
+    hint.store((waits * WAIT) | worth, Ordering::Relaxed);
 }
