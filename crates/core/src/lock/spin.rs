@@ -1,7 +1,7 @@
 //! Looking for a moment before sleeping.
 //!
 //! Guarantees: nobody looks longer than [`Kernel::spins`] allows, some thirty microseconds,
-//! and not at all where there is one processor; a wait that turns out long costs a
+//! and not at all where there is one processor; a wait that turns out long costs half a
 //! microsecond of looking, on most occasions.
 //!
 //! How long is learned per object, in a word of its own (a *hint*, where anything may stand):
@@ -11,7 +11,7 @@
 //! bits 16-31  counts waits
 //! ```
 //!
-//! One wait in 32 looks as long as is allowed. That finds the pair of processes which would
+//! One wait in 64 looks as long as is allowed. That finds the pair of processes which would
 //! answer each other in a microsecond and are put to sleep, each time, just before the other
 //! wakes up: a sleeper takes longer to wake than either looks.
 
@@ -19,9 +19,9 @@ use super::kernel::{Kernel, spin};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The smallest number of looks.
-const LOOKS_MIN: u64 = 40;
+const LOOKS_MIN: u64 = 16;
 /// Every so many waits one looks as long as is allowed.
-const TRIAL: u64 = 32;
+const TRIAL: u64 = 64;
 const WORTH: u64 = 0xffff;
 const WAIT: u64 = WORTH + 1;
 
@@ -42,7 +42,7 @@ pub(super) fn look(kernel: impl Kernel, hint: Option<&AtomicU64>, is_over: impl 
     };
     // At most what is allowed, which is a u32.
     let worth = match spin(limit as u32, is_over).map(u64::from) {
-        Some(count) if count >= worth => worth + (count - worth).div_ceil(2),
+        Some(count) if count >= worth => worth + (count - worth) * 3 / 4,
         Some(count) => worth - (worth - count) / 8,
         None => worth - worth.div_ceil(8),
     };
