@@ -10,9 +10,15 @@ from . import _core
 from . import _family
 from . import reduction
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # noqa: F401
+
 
 class Shared:
     """An object that is, or has in `_cell`, a cell in ``_core``."""
+
+    _cell = None  # type: Any
 
     def _send(self):
         """A handle, and what takes it back."""
@@ -52,7 +58,7 @@ def rebuild(cls, handle, details):
 
 def travels(cls):
     """Class decorator: has ``multiprocessing``'s pickler take instances by handle."""
-    reduction.register_reducer(cls, reduce)
+    reduction.register_reducer(cls, reduce)  # type: ignore[attr-defined]
     return cls
 
 

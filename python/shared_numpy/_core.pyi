@@ -288,7 +288,10 @@ class AbandonedLock(RuntimeError):
 
 @disjoint_base
 class SemLock:
-    """The base of locks (kind 0), re-entrant ones (1), semaphores (2), bounded ones (3); `lock_methods` gives its subclasses the rest."""
+    """The base of locks (kind 0), re-entrant ones (1), semaphores (2), bounded ones (3).
+
+    `lock_methods` gives its subclasses the rest.
+    """
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
     def _make(self, kind: int, value: int, raises: bool = False) -> None:
@@ -299,6 +302,9 @@ class SemLock:
 
     def _send(self) -> tuple[bytes, Sent]:
         """A handle, which holds the memory until it is received."""
+
+    def _acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool:
+        """As `acquire`, without an exception for what a dead process had."""
 
     def _is_mine(self) -> bool: ...
     def _is_zero(self) -> bool: ...
@@ -312,7 +318,7 @@ class SemLock:
         """Whether an owner died, and nobody has released it since."""
 
 def lock_methods(ty: type[SemLock]) -> None:
-    """Gives a subclass `acquire`, `_acquire_abandoned`, `release`, `__enter__` and `__exit__`, in C."""
+    """Gives a subclass `acquire`, `release`, `__enter__` and `__exit__`, in C."""
 
 @final
 class ConditionCell:

@@ -11,11 +11,25 @@ from . import _core
 from ._cells import Shared
 from ._cells import travels
 
+TYPE_CHECKING = False
+
 AbandonedLock = _core.AbandonedLock
 
 _LOCK, _RLOCK, _SEMAPHORE, _BOUNDED = range(4)
 
 
+def _has_methods(cls):
+    """Class decorator: gives it the methods in C."""
+    _core.lock_methods(cls)
+    return cls
+
+
+def _is_lock(cls):
+    """Class decorator for those that are made: its methods, and how it travels."""
+    return travels(_has_methods(cls))
+
+
+@_has_methods
 class SemLock(_core.SemLock, Shared):
     """What locks and semaphores have in common; the rest is in C.
 
@@ -23,7 +37,21 @@ class SemLock(_core.SemLock, Shared):
     faster.
     """
 
-    _kind = None  # type: int
+    _kind = -1
+
+    if TYPE_CHECKING:
+        def acquire(self, block=True, timeout=None):
+            """Acquires; whether it could in time."""
+            return True
+
+        def release(self):
+            """Releases."""
+
+        def __enter__(self):
+            return True
+
+        def __exit__(self, *args):
+            pass
 
     def _details(self):
         return self._raises
@@ -66,12 +94,6 @@ class Mutex(SemLock):
     def acquire_abandoned(self, block=True, timeout=None):
         """As `acquire`, but never raises `AbandonedLock`: to put things right."""
         return self._acquire_abandoned(block, timeout)
-
-
-def _is_lock(cls):
-    """Class decorator: gives it the methods in C."""
-    _core.lock_methods(cls)
-    return travels(cls)
 
 
 @_is_lock

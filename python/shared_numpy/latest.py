@@ -17,6 +17,7 @@ import numpy as np
 
 from . import _core
 from . import arrays
+from . import reduction
 from ._cells import Shared, travels
 
 TYPE_CHECKING = False

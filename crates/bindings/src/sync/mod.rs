@@ -8,6 +8,7 @@
 //! - A handler that forks meanwhile leaves the parent waiting. The child begins anew under
 //!   its own name; where that has no meaning (conditions, barriers) it gets an exception.
 
+mod arguments;
 mod barrier;
 mod condition;
 mod event;
@@ -227,15 +228,12 @@ fn never(over: Over) -> PyErr {
 
 /// A timeout in seconds; below zero is none at all, too long to count is for ever.
 pub(crate) fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    match timeout {
-        None => Ok(None),
-        Some(timeout) => Ok(seconds_ns(gil::float(timeout)?)),
-    }
-}
-
-fn seconds_ns(seconds: f64) -> Option<u64> {
+    let Some(timeout) = timeout else {
+        return Ok(None);
+    };
+    let seconds = gil::float(timeout)?;
     // Saturates at both ends.
-    Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX)
+    Ok(Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX))
 }
 
 /// The number of this thread, which no other thread of the process ever has.

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use shared_numpy_core::lock::semaphore::UNITS_LEFT_MAX;
 
+use super::arguments::patience;
 use super::lock::{AbandonedLock, AnyLock, Kind};
 use super::quick;
 use crate::block::PySent;
@@ -61,6 +62,17 @@ impl SemLock {
     /// A handle, and what takes it back.
     fn _send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
         self.get()?.cell.send(py)
+    }
+
+    /// As `acquire`, without an exception for what a dead process had.
+    #[pyo3(signature = (block=None, timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    fn _acquire_abandoned(
+        &self,
+        py: Python<'_>,
+        block: Option<&Bound<'_, PyAny>>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        self.get()?.acquire_abandoned(py, patience(block, timeout)?)
     }
 
     /// Whether the calling thread has it.

@@ -61,8 +61,10 @@ shared_structs! {
         kind: u64,
         /// Units left, and whether somebody sleeps.
         word: u64,
+        /// As in a [`LockCell`].
+        spins: u64,
         /// Zero.
-        reserved: [u64; 6],
+        reserved: [u64; 5],
     }
 
     /// A semaphore that knows who has its units; the units follow.
@@ -77,8 +79,10 @@ shared_structs! {
         start: u64,
         /// How many units there are.
         bound: u64,
+        /// As in a [`LockCell`].
+        spins: u64,
         /// Zero.
-        reserved: [u64; 3],
+        reserved: [u64; 2],
     }
 
     /// A condition; the places of its waiters follow.
@@ -91,8 +95,10 @@ shared_structs! {
         high: u64,
         /// Where the next notify begins to look: a hint.
         cursor: u64,
+        /// As in a [`LockCell`].
+        spins: u64,
         /// Zero.
-        reserved: [u64; 4],
+        reserved: [u64; 3],
     }
 
     /// An event.
@@ -101,8 +107,10 @@ shared_structs! {
         kind: u64,
         /// Whether it is set, whether somebody sleeps, how often it was set.
         word: u64,
+        /// As in a [`LockCell`].
+        spins: u64,
         /// Zero.
-        reserved: [u64; 6],
+        reserved: [u64; 5],
     }
 
     /// A barrier; the parties that are inside follow.

@@ -13,9 +13,10 @@
 #[cfg(not(loom))]
 use core::mem::offset_of;
 
-use super::kernel::{Kernel, spin};
+use super::kernel::Kernel;
 #[cfg(not(loom))]
 use super::semaphore::UNITS_LEFT_MAX;
+use super::spin::look;
 use super::wait::{Nap, Naps, Stop, Wait};
 use super::word::Released;
 #[cfg(not(loom))]
@@ -34,8 +35,6 @@ use crate::sync::{AtomicU64, Ordering};
 const WAITERS: u64 = 1;
 const RELEASE: u64 = 2;
 const FREE: u64 = 0;
-/// A short look before sleeping, in looks.
-const SPINS: u32 = 100;
 
 /// A bounded semaphore.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +43,7 @@ pub struct BoundedSemaphore<'m, K> {
     start: &'m AtomicU64,
     units: &'m [AtomicU64],
     bound: u64,
+    spins: Option<&'m AtomicU64>,
     kernel: K,
 }
 
@@ -97,6 +97,7 @@ impl<'m> BoundedSemaphore<'m, System> {
             start: cell.word(offset_of!(BoundedCell, start))?,
             units,
             bound,
+            spins: Some(cell.word(offset_of!(BoundedCell, spins))?),
             kernel: System,
         })
     }
@@ -115,6 +116,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
             start,
             units,
             bound: units.len() as u64,
+            spins: None,
             kernel,
         }
     }
@@ -278,9 +280,9 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
                 Err(self.in_vain())
             };
         }
-        let limit = self.kernel.spins().min(SPINS);
         let before = self.word.load(Ordering::Relaxed);
-        spin(limit, || self.word.load(Ordering::Relaxed) != before);
+        let is_over = || self.word.load(Ordering::Relaxed) != before;
+        look(self.kernel, self.spins, is_over);
         let mut slept = false;
         loop {
             // Acquire: a unit that was free when this was counted is seen free below.

@@ -19,6 +19,7 @@ use core::mem::offset_of;
 
 use super::kernel::Kernel;
 use super::mutex::Guard;
+use super::spin::look;
 use super::wait::{Nap, Naps, Stop, Wait};
 #[cfg(not(loom))]
 use super::{Cell, kernel::System};
@@ -43,6 +44,7 @@ pub struct Condition<'m, K> {
     high: &'m AtomicU64,
     cursor: &'m AtomicU64,
     places: &'m [AtomicU64],
+    spins: Option<&'m AtomicU64>,
     kernel: K,
 }
 
@@ -98,6 +100,7 @@ impl<'m> Condition<'m, System> {
             high: cell.word(offset_of!(ConditionCell, high))?,
             cursor: cell.word(offset_of!(ConditionCell, cursor))?,
             places,
+            spins: Some(cell.word(offset_of!(ConditionCell, spins))?),
             kernel: System,
         })
     }
@@ -136,6 +139,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
             high,
             cursor,
             places,
+            spins: None,
             kernel,
         }
     }
@@ -286,6 +290,10 @@ impl<'m, K: Kernel> Condition<'m, K> {
     ) -> Result<usize, Stop> {
         let mine = place(WAITING, wait.me);
         let mut naps = Naps::of(wait, self.kernel);
+        if !wait.is_try() {
+            let is_over = || self.places[own].load(Ordering::Relaxed) != mine;
+            look(self.kernel, self.spins, is_over);
+        }
         loop {
             if self.places[own].load(Ordering::Acquire) != mine {
                 point("condition.woken");

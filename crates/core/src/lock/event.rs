@@ -12,6 +12,7 @@
 use core::mem::offset_of;
 
 use super::kernel::Kernel;
+use super::spin::look;
 use super::wait::{Naps, Stop, Wait};
 #[cfg(not(loom))]
 use super::{Cell, kernel::System};
@@ -32,6 +33,7 @@ const ONCE: u64 = 4;
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'m, K> {
     word: &'m AtomicU64,
+    spins: Option<&'m AtomicU64>,
     kernel: K,
 }
 
@@ -56,6 +58,7 @@ impl<'m> Event<'m, System> {
         let cell = Cell::at(mapping, offset, CELL_BYTES, EVENT_KIND)?;
         Ok(Event {
             word: cell.word(offset_of!(EventCell, word))?,
+            spins: Some(cell.word(offset_of!(EventCell, spins))?),
             kernel: System,
         })
     }
@@ -64,7 +67,11 @@ impl<'m> Event<'m, System> {
 impl<'m, K: Kernel> Event<'m, K> {
     /// An event on this word, zero at first.
     pub fn over(word: &'m AtomicU64, kernel: K) -> Self {
-        Event { word, kernel }
+        Event {
+            word,
+            spins: None,
+            kernel,
+        }
     }
 
     /// Whether it is set.
@@ -117,6 +124,10 @@ impl<'m, K: Kernel> Event<'m, K> {
             return Ok(());
         }
         let mut naps = Naps::of(wait, self.kernel);
+        if !wait.is_try() {
+            let is_over = || is_over(self.word.load(Ordering::Relaxed));
+            look(self.kernel, self.spins, is_over);
+        }
         loop {
             let seen = self.word.load(Ordering::Acquire);
             if is_over(seen) {

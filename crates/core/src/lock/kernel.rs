@@ -5,8 +5,9 @@
 use crate::sync::AtomicU64;
 pub use crate::sys::futex::Slept;
 
-/// How many times a waiter looks before it sleeps, at most; about ten microseconds.
-pub const SPINS_MAX: u32 = 300;
+/// How many times a waiter looks before it sleeps, at most; about thirty microseconds, in
+/// which most sleepers wake up.
+pub const SPINS_MAX: u32 = 1200;
 
 /// What locks need of the system.
 pub trait Kernel: Copy {

@@ -12,7 +12,7 @@
 //! and add nothing: they are made for each call.
 //!
 //! Bottom up: [`kernel`] (sleeping, so that the model checker can take its place),
-//! [`wait`] (who waits, how long, who is asked what meanwhile), [`word`] (the robust
+//! [`wait`] (who waits, how long, who is asked what meanwhile), `spin` (a look before sleeping), [`word`] (the robust
 //! lock word), and the objects: [`mutex`], [`semaphore`], [`bounded`], [`condition`],
 //! [`event`], [`barrier`], [`integer`].
 
@@ -25,6 +25,7 @@ pub mod integer;
 pub mod kernel;
 pub mod mutex;
 pub mod semaphore;
+mod spin;
 pub mod wait;
 pub mod word;
 

@@ -15,9 +15,10 @@ use core::mem::offset_of;
 
 #[cfg(not(loom))]
 use super::Cell;
+use super::kernel::Kernel;
 #[cfg(not(loom))]
 use super::kernel::System;
-use super::kernel::{Kernel, spin};
+use super::spin::look;
 use super::wait::{Naps, Stop, Wait};
 #[cfg(not(loom))]
 use crate::error::{Error, Result as CoreResult};
@@ -33,8 +34,6 @@ pub const UNITS_LEFT_MAX: u32 = i32::MAX as u32;
 
 const WAITERS: u64 = 1;
 const UNIT: u64 = 2;
-/// A short look before sleeping, in looks.
-const SPINS: u32 = 100;
 
 /// The units in a word.
 const fn units(word: u64) -> u32 {
@@ -46,6 +45,7 @@ const fn units(word: u64) -> u32 {
 #[derive(Debug, Clone, Copy)]
 pub struct Semaphore<'m, K> {
     word: &'m AtomicU64,
+    spins: Option<&'m AtomicU64>,
     kernel: K,
 }
 
@@ -78,6 +78,7 @@ impl<'m> Semaphore<'m, System> {
         let cell = Cell::at(mapping, offset, CELL_BYTES, SEMAPHORE_KIND)?;
         Ok(Semaphore {
             word: cell.word(offset_of!(SemaphoreCell, word))?,
+            spins: Some(cell.word(offset_of!(SemaphoreCell, spins))?),
             kernel: System,
         })
     }
@@ -86,7 +87,11 @@ impl<'m> Semaphore<'m, System> {
 impl<'m, K: Kernel> Semaphore<'m, K> {
     /// A semaphore on this word, whose value is the number of its units times two.
     pub fn over(word: &'m AtomicU64, kernel: K) -> Self {
-        Semaphore { word, kernel }
+        Semaphore {
+            word,
+            spins: None,
+            kernel,
+        }
     }
 
     /// How many units are left.
@@ -170,8 +175,8 @@ impl<'m, K: Kernel> Semaphore<'m, K> {
     fn acquire_contended(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
         let mut naps = Naps::of(wait, self.kernel);
         if !wait.is_try() {
-            let limit = self.kernel.spins().min(SPINS);
-            spin(limit, || units(self.word.load(Ordering::Relaxed)) > 0);
+            let is_over = || units(self.word.load(Ordering::Relaxed)) > 0;
+            look(self.kernel, self.spins, is_over);
         }
         let mut slept = 0;
         loop {

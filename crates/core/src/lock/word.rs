@@ -17,7 +17,8 @@
 //! (Two owners that differ only in the other 32 bits look the same to a sleeper. It
 //! sleeps on then, and rightly: the lock is held, with the waiters bit set.)
 
-use super::kernel::{Kernel, spin};
+use super::kernel::Kernel;
+use super::spin::look;
 use super::wait::{Nap, Naps, Stop, Wait};
 use crate::fault::point;
 use crate::layout::Participant;
@@ -33,9 +34,6 @@ pub const WAITERS: u64 = 2;
 pub const ABANDONED: u64 = 4;
 /// Fields beside the word are still those of a dead owner.
 pub const UNSETTLED: u64 = 8;
-
-/// The smallest number of looks a waiter takes before it sleeps.
-const SPINS_MIN: u32 = 40;
 
 /// A lock was acquired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +61,7 @@ pub const fn owner(seen: u64) -> Option<Participant> {
 pub struct LockWord<'m, K> {
     /// The word.
     pub word: &'m AtomicU64,
-    /// How many looks were worth it lately.
+    /// How many looks were worth it lately: a hint.
     pub spins: &'m AtomicU64,
     /// The system.
     pub kernel: K,
@@ -123,7 +121,8 @@ impl<K: Kernel> LockWord<'_, K> {
     fn acquire_contended(&self, wait: &mut Wait<'_>) -> Result<Acquired, Stop> {
         let mut naps = Naps::of(wait, self.kernel);
         if !wait.is_try() {
-            self.spin();
+            let is_free = || self.word.load(Ordering::Relaxed) & HELD == 0;
+            look(self.kernel, Some(self.spins), is_free);
         }
         // Who has slept may have been the one that a release woke, for all who sleep:
         // it says so by the bit, whatever becomes of it.
@@ -197,26 +196,6 @@ impl<K: Kernel> LockWord<'_, K> {
         let before = self.word.fetch_or(WAITERS, Ordering::AcqRel);
         if before & HELD == 0 {
             self.kernel.wake(self.word, 1);
-        }
-    }
-
-    /// Looks for a moment whether the lock becomes free: as long as it was worth
-    /// lately, and a little longer.
-    fn spin(&self) {
-        let limit = self.kernel.spins();
-        if limit == 0 {
-            return;
-        }
-        // Relaxed, and lost updates do not matter: a hint, and bounded here.
-        let hint = self.spins.load(Ordering::Relaxed).min(u64::from(limit)) as u32;
-        let most = limit.min(2 * hint + SPINS_MIN);
-        let new = match spin(most, || self.word.load(Ordering::Relaxed) & HELD == 0) {
-            Some(count) if count >= hint => hint + (count - hint).div_ceil(8),
-            Some(count) => hint - (hint - count) / 8,
-            None => hint - hint.div_ceil(8),
-        };
-        if new != hint {
-            self.spins.store(u64::from(new), Ordering::Relaxed);
         }
     }
 
