@@ -96,7 +96,8 @@ impl Watch {
         if seen.generation != who.generation {
             return Ok(true);
         }
-        self.undertaker(file).bury_one(family, who.slot, seen)
+        // Not by this call, perhaps: a tracker looks as well.
+        Ok(self.undertaker(file).bury_one(family, who.slot, seen)? || !family.counts(who))
     }
 
     /// As [`Watch::judge`], for somebody who asks again and again: looks when it is time.

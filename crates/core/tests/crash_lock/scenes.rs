@@ -310,7 +310,7 @@ impl Player {
     fn child_is_past(&self, stage: u64) -> bool {
         let child = Participant::unpack(self.memory.load_u64(CHILD_AT).unwrap());
         self.memory.load_u64(STAGE_AT).unwrap() > stage
-            || child.is_some_and(|child| !self.family.counts(child))
+            || child.is_some_and(|child| self.is_gone(child))
     }
 
     fn until_child(&self, stage: u64) {

@@ -1,16 +1,21 @@
 //! Death at every fault point of the queue, and at random ones: no item lost but those that
-//! the dead had taken, none got twice, none torn; the others go on; nothing is left.
-//! `docs/queue.md` is the page this holds to.
+//! the dead had taken, none got twice, none torn; the others go on; nothing is left. With a
+//! tracker, and with one that was killed beforehand. `docs/queue.md` is the page this holds to.
 //!
 //! Run with `cargo test -p shared-numpy-core --features fault --test crash_queue`; the
-//! soak takes `SHARED_NUMPY_SOAK_S` seconds (2).
+//! soak takes `SHARED_NUMPY_SOAK_S` seconds (2). With `--nocapture` it tells how long the
+//! others took to go on.
 
+mod among_others;
 #[path = "../queue_common/mod.rs"]
 mod queue_common;
 mod roles;
 mod soak;
+#[path = "../tracker_common/mod.rs"]
+mod tracker_common;
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use queue_common::{in_use, on, queue};
 use roles::{ITEMS, Peer, Progress, get_checked, put_checked};
@@ -18,6 +23,16 @@ use shared_numpy_core::fault::QUEUE_POINTS;
 use shared_numpy_core::latest::Latest;
 use shared_numpy_core::participation::{self, Handle, Hold};
 use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
+use tracker_common::note;
+
+/// Plays a role whose child is killed at a point; whether it was.
+type Role = fn(&str) -> bool;
+
+/// Not a test: where the tracker begins.
+#[test]
+fn members() {
+    tracker_common::be_tracker();
+}
 
 /// Not a test: where children begin.
 #[test]
@@ -35,12 +50,22 @@ fn small_queue(maxsize: u64) -> Queue {
 }
 
 /// The survivor goes on with the queue, and nothing is left when it is done.
-fn go_on(queue: Queue, held: (Vec<Hold>, Option<Hold>)) {
-    for n in 0..50 {
-        put_checked(&queue, 9, n);
-    }
-    for n in 0..50 {
-        assert_eq!(get_checked(&queue), (9, n));
+fn go_on(point: &str, queue: Queue, held: (Vec<Hold>, Option<Hold>)) {
+    let batch = match queue.maxsize() {
+        0 => 50,
+        maxsize => maxsize.min(50),
+    };
+    for first in (0..50).step_by(batch as usize) {
+        for n in first..first + batch {
+            let begin = Instant::now();
+            put_checked(&queue, 9, n);
+            note("who puts next", point, begin.elapsed());
+        }
+        for n in first..first + batch {
+            let begin = Instant::now();
+            assert_eq!(get_checked(&queue), (9, n));
+            note("who gets next", point, begin.elapsed());
+        }
     }
     assert_eq!(queue.size(), Ok(0));
     drop(held);
@@ -67,7 +92,7 @@ fn die_as_producer(point: &str) -> bool {
     for n in 0..size {
         assert_eq!(get_checked(&queue), (1, n));
     }
-    go_on(queue, (progress.into_holds(), hello));
+    go_on(point, queue, (progress.into_holds(), hello));
     was_killed
 }
 
@@ -89,7 +114,7 @@ fn die_as_consumer(point: &str) -> bool {
     for n in taken..ITEMS {
         assert_eq!(get_checked(&queue), (1, n));
     }
-    go_on(queue, (progress.into_holds(), hello));
+    go_on(point, queue, (progress.into_holds(), hello));
     was_killed
 }
 
@@ -110,7 +135,7 @@ fn die_as_both(point: &str) -> bool {
         next = Some(n + 1);
     }
     assert!(next.is_none_or(|next| (puts..=puts + 1).contains(&next)));
-    go_on(queue, (progress.into_holds(), hello));
+    go_on(point, queue, (progress.into_holds(), hello));
     was_killed
 }
 
@@ -144,7 +169,7 @@ fn die_as_creator(point: &str) -> bool {
         }
     }
     drop(message);
-    go_on(ours, (progress.into_holds(), hello));
+    go_on(point, ours, (progress.into_holds(), hello));
     was_killed
 }
 
@@ -183,27 +208,44 @@ fn die_as_writer(point: &str) -> bool {
         // The handle, if the child died before it had it.
         queue.get(&mut Message::default(), None, &mut on).unwrap();
     }
-    go_on(queue, (progress.into_holds(), hello));
+    go_on(point, queue, (progress.into_holds(), hello));
     was_killed
 }
 
 #[test]
 fn death_at_every_point_loses_and_leaves_nothing() {
+    let test = "death_at_every_point_loses_and_leaves_nothing";
+    tracker_common::with_a_tracker_and_without(test, death_at_every_point);
+}
+
+fn death_at_every_point() {
+    // First: after it nothing else configures this process.
+    let hold = queue_common::fill(1, 0);
+    tracker_common::configure();
+    tracker_common::begin(&hold);
+    drop(hold);
     let mut reached = BTreeSet::new();
     for &point in QUEUE_POINTS {
+        let roles: [(&str, Role); 8] = [
+            ("", die_as_producer),
+            ("", die_as_consumer),
+            ("", die_as_both),
+            ("", die_as_creator),
+            ("", die_as_writer),
+            ("put grow retire", among_others::die_as_producer),
+            ("get retire", among_others::die_as_consumer),
+            ("latest", among_others::die_as_writer),
+        ];
         // The first time is where a child says hello, later ones are in the middle of things.
         for fault in [
             point.to_owned(),
             format!("{point}:3"),
             format!("{point}:40"),
         ] {
-            let runs = [
-                die_as_producer(&fault),
-                die_as_consumer(&fault),
-                die_as_both(&fault),
-                die_as_creator(&fault),
-                die_as_writer(&fault),
-            ];
+            let kind = point.split('.').next().unwrap();
+            let is_meant = |kinds: &str| kinds.is_empty() || kinds.contains(kind);
+            let roles = roles.iter().filter(|(kinds, _)| is_meant(kinds));
+            let runs: Vec<bool> = roles.map(|(_, die)| die(&fault)).collect();
             if runs.contains(&true) {
                 reached.insert(point);
             }
@@ -238,7 +280,7 @@ fn who_is_left_alone_is_told() {
     let waited = queue.get(&mut message, Some(1_000_000_000), &mut on);
     assert_eq!(waited, Err(Stop::TimedOut));
     sent.withdraw();
-    go_on(queue, (progress.into_holds(), hello));
+    go_on("", queue, (progress.into_holds(), hello));
     // It closed: nobody died, and who waits waits.
     let queue = small_queue(0);
     let progress = Progress::new();
@@ -249,7 +291,7 @@ fn who_is_left_alone_is_told() {
     }
     let waited = queue.get(&mut message, Some(1_000_000_000), &mut on);
     assert_eq!(waited, Err(Stop::TimedOut));
-    go_on(queue, (progress.into_holds(), hello));
+    go_on("", queue, (progress.into_holds(), hello));
     // It died with the queue full: `put` raises.
     let queue = small_queue(2);
     let progress = Progress::new();

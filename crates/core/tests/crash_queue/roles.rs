@@ -11,7 +11,7 @@ use shared_numpy_core::participation::{self, Handle, Hold};
 use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
 use shared_numpy_core::sync::Ordering;
 
-use super::queue_common::{bytes, fill, is_filled, on, start};
+use super::queue_common::{bytes, fill, is_filled, on};
 
 /// How many items a child puts or gets.
 pub(crate) const ITEMS: u64 = 120;
@@ -172,7 +172,7 @@ pub(crate) fn run() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    start();
+    super::tracker_common::configure();
     let text = std::env::var(HANDLES).unwrap();
     let all: Vec<u8> = (0..text.len())
         .step_by(2)

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each takes its part
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use shared_numpy_core::participation::{self, Hold};
 use shared_numpy_core::pool::segment::PoolSegment;
@@ -13,9 +13,10 @@ pub(crate) fn on() -> bool {
     true
 }
 
-/// To be called before anything else.
+/// To be called before anything else; once is enough.
 pub(crate) fn start() {
-    participation::configure(participation::Options::default());
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| participation::configure(participation::Options::default()));
 }
 
 pub(crate) fn queue(options: QueueOptions) -> Queue {
