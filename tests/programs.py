@@ -132,7 +132,9 @@ class Program:
         # `import programs` works in scripts.
         environment["PYTHONPATH"] = os.pathsep.join(
             [os.path.dirname(os.path.abspath(__file__))] + environment.get("PYTHONPATH", "").split(os.pathsep))
+        # No relative of ours, and no user of our tracker, whichever tests came before.
         environment.pop("SHARED_NUMPY_FAMILY", None)
+        environment.pop("SHARED_NUMPY_TRACKER", None)
         self._popen = subprocess.Popen(
             [sys.executable, path] + list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, universal_newlines=True, env=environment, start_new_session=True)
