@@ -23,7 +23,7 @@ def main():
     for tag in wanted:
         print("\n== {} ==".format(tag), flush=True)
         python = os.path.join(ROOT, ".venvs", tag, "bin", "python")
-        for script in ("compare.py", "arrays.py", "queues.py", "locks.py"):
+        for script in ("compare.py", "arrays.py", "queues.py", "locks.py", "latest.py"):
             command = [python, os.path.join(ROOT, "benchmarks", script)] + sys.argv[1:]
             status = subprocess.call(command, cwd=scratch, env=env)
             if status:

@@ -13,7 +13,7 @@
 //! The bytes, the steps and what a kill between them leaves are told in `docs/queue.md`.
 //!
 //! A tour, bottom up: [`mark`] (a place in the queue), [`protocol`] (the steps that
-//! decide), `open` (a queue as this process has it), `ring` (records), `rings` (the chain of rings), `waiting`, `bell`, `put`, `get`,
+//! decide), `open` (a queue as this process has it), `ring` (records), `rings` (the chain of rings), `waiting`, `hint`, `bell`, `put`, `get`,
 //! `join` (task_done and join), [`audit`] (what the dead left in queues).
 
 #[cfg(not(loom))]
@@ -22,6 +22,8 @@ pub mod audit;
 mod bell;
 #[cfg(not(loom))]
 mod get;
+#[cfg(not(loom))]
+mod hint;
 #[cfg(not(loom))]
 mod join;
 pub mod mark;

@@ -6,6 +6,7 @@
 
 use core::mem::offset_of;
 
+use super::hint::Hint;
 use super::open::Queue;
 use super::protocol::announce;
 use crate::error::{Error, Result};
@@ -18,9 +19,6 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// How often who waits looks after the others, in slices of sleep.
 const LOOK_AFTER_SLICES: u32 = 4;
-/// The smallest number of looks before a sleep, and the largest.
-const SPINS_MIN: u64 = 40;
-const SPINS_MAX: u64 = 600;
 /// Who may not wait gives the lock, which is held for microseconds, this much time all the
 /// same, in nanoseconds: a queue is not full because somebody is putting.
 const LOCK_PATIENCE_NS: u64 = 1_000_000_000;
@@ -219,17 +217,12 @@ fn look_for_a_moment(place: Place<'_>, seen: u64) -> bool {
     let Some(hint_word) = place.spins.filter(|_| System.spins() > 0) else {
         return false;
     };
-    // Relaxed, and lost updates do not matter: a hint, and bounded here.
-    let hint = hint_word.load(Ordering::Relaxed).min(SPINS_MAX);
-    let most = (2 * hint + SPINS_MIN).min(SPINS_MAX) as u32;
-    let found = spin(most, || place.word.load(Ordering::Relaxed) != seen);
-    let new = match found.map(u64::from) {
-        Some(count) if count >= hint => hint + (count - hint).div_ceil(4),
-        Some(count) => hint - (hint - count) / 8,
-        None => hint - hint.div_ceil(8),
-    };
+    // Relaxed, and lost updates do not matter: a hint, and bounded.
+    let hint = Hint::of(hint_word.load(Ordering::Relaxed));
+    let found = spin(hint.most(), || place.word.load(Ordering::Relaxed) != seen);
+    let new = hint.after(found);
     if new != hint {
-        hint_word.store(new, Ordering::Relaxed);
+        hint_word.store(new.word(), Ordering::Relaxed);
     }
     found.is_some()
 }
