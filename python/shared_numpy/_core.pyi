@@ -19,6 +19,7 @@ __all__ = [
     "Exporter",
     "ForeignHandle",
     "IntegerCell",
+    "LatestCell",
     "ListBase",
     "NamedArray",
     "PeerDied",

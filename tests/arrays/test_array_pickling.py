@@ -1,7 +1,6 @@
 """How arrays are pickled: by handle through multiprocessing, by value through plain pickle; how long what was sent stays."""
 
 import copy
-import gc
 import pickle
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
-from shared_numpy import _core, reduction  # noqa: E402
+from shared_numpy import _core  # noqa: E402
 from array_samples import SAMPLES, address_of, by_handle, exists, memory_of, name_of, same  # noqa: E402
 
 
