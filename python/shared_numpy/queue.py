@@ -16,7 +16,7 @@ What is guaranteed beyond ``multiprocessing``'s queues:
 
 import atexit
 import pickle
-from multiprocessing import util
+from multiprocessing import process, util
 from queue import Empty, Full
 from types import SimpleNamespace
 
@@ -139,12 +139,33 @@ class SimpleQueue(_Queue):
     _writer = _reader
 
 
-def _leave_at_exit(_=None):
+def _leave_at_exit():
     # In children that multiprocessing started, which end without `atexit`'s functions.
     util.Finalize(None, _core.leave_queues, exitpriority=-100)
+
+
+def _begin_child(_):
+    """In a child that multiprocessing forked: it has the queues that it was given to work with,
+    themselves or in a list or the like.
+
+    Of others that it inherited it is one of those who have them when it uses them.
+    """
+    _leave_at_exit()
+    child = vars(process.current_process())
+    given = list(child.values()) + list(child.get("_args", ())) + list(child.get("_kwargs", {}).values())
+    for each in given:
+        for queue in [each] if isinstance(each, _Queue) else _elements(each):
+            if isinstance(queue, _Queue):
+                queue._come()
+
+
+def _elements(given):
+    if type(given) in (list, tuple, set, frozenset):
+        return given
+    return given.values() if type(given) is dict else ()
 
 
 # An exit is no death: who waits in a queue goes on waiting for others.
 atexit.register(_core.leave_queues)
 _leave_at_exit()
-util.register_after_fork(_leave_at_exit, _leave_at_exit)
+util.register_after_fork(_begin_child, _begin_child)

@@ -225,6 +225,15 @@ impl PyQueue {
         self.over(Queue::open(hold).map_err(failure)?, tools)
     }
 
+    /// In a forked child that was given the queue: its death is noticed from now on, not
+    /// only from its first use of the queue. Nothing happens if that is closed here.
+    fn _come(&self) -> PyResult<()> {
+        match self.opened.get().map(|opened| opened.queue.come()) {
+            None | Some(Ok(()) | Err(Error::NotAllowed(_) | Error::Dropped)) => Ok(()),
+            Some(Err(error)) => Err(failure(error)),
+        }
+    }
+
     /// A handle, and what takes it back.
     fn _send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
         let hold = self.opened()?.queue.hold();

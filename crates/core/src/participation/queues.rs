@@ -128,23 +128,7 @@ impl Hold {
             return Ok(Closed::OpenHere);
         };
         let member = &registry.families[family];
-        if let Some(me) = member.me {
-            erase_peer(segment.mapping(), peers, me)?;
-        }
-        // Whoever is the last to close tells: of two that do so at once, both may find so.
-        crate::sync::fence(Ordering::SeqCst);
-        let mut is_last = true;
-        for slot in 0..SLOTS {
-            let Some((who, _)) = peer(segment.mapping(), peers, slot)? else {
-                continue;
-            };
-            if member.family.counts(who) {
-                is_last = false;
-            } else {
-                // The last one to go did not die: it is us.
-                erase_peer(segment.mapping(), peers, who)?;
-            }
-        }
+        let is_last = leave(segment.mapping(), peers, member)?;
         if is_last && !is_others(&segment, container.place.block, member.me)? {
             return Ok(Closed::Everywhere);
         }
@@ -210,18 +194,43 @@ impl Hold {
 }
 
 /// Says that this process is about to end and puts and gets no more: that it ends is no
-/// death to those who wait in its queues. What it has open stays usable meanwhile.
+/// death to those who wait in its queues, and neither are the deaths before it. What it has
+/// open stays usable meanwhile.
 pub fn leave_queues() {
     let registry = lock();
     for queue in &registry.queues {
         if queue.opens > 0
             && let Some(peers) = queue.peers
-            && let Some(me) = registry.families[queue.family].me
         {
             // Fails on a read-only mapping only, which a queue's never is.
-            let _ = erase_peer(queue.segment.mapping(), peers, me);
+            let _ = leave(
+                queue.segment.mapping(),
+                peers,
+                &registry.families[queue.family],
+            );
         }
     }
+}
+
+/// Takes this process out of a table of peers, and the dead with it: the last one to go did
+/// not die. Whether nobody is left.
+fn leave(mapping: &Mapping, peers: usize, member: &Membership) -> Result<bool> {
+    if let Some(me) = member.me {
+        erase_peer(mapping, peers, me)?;
+    }
+    // Of two that leave at once, both may find that nobody is left.
+    crate::sync::fence(Ordering::SeqCst);
+    let mut is_last = true;
+    for slot in 0..SLOTS {
+        if let Some((who, _)) = peer(mapping, peers, slot)? {
+            if member.is_gone(who, Asking::WhileWaiting) {
+                erase_peer(mapping, peers, who)?;
+            } else {
+                is_last = false;
+            }
+        }
+    }
+    Ok(is_last)
 }
 
 impl Registry {
