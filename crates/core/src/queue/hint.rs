@@ -12,6 +12,8 @@
 const LOOKS_MIN: u32 = 60;
 const LOOKS_MAX: u32 = 600;
 const LOOKS_FIRST: u32 = 300;
+/// The smallest number when looking was worth it.
+const LOOKS_WORTH: u32 = 240;
 /// When so many waits in a row have ended with a sleep one looks for longer than another one
 /// needs to wake up, about 50 microseconds, and those around it for the longest else.
 const LONG_AFTER: [u32; 3] = [3, 16, 128];
@@ -58,8 +60,9 @@ impl Hint {
     pub(super) fn after(self, found: Option<u32>) -> Self {
         match found {
             Some(count) => {
-                // Twice as many would have been enough. More is learned at once, less slowly.
-                let enough = count.saturating_mul(2).clamp(LOOKS_MIN, LOOKS_MAX);
+                // To sleep costs so much more that it is worth four times as many. More is
+                // learned at once, less slowly.
+                let enough = count.saturating_mul(4).clamp(LOOKS_WORTH, LOOKS_MAX);
                 let looks = self.looks - self.looks.saturating_sub(enough) / 8;
                 // What took a long look may be worth it from now on. That is to be seen.
                 let in_vain = if count > LOOKS_MAX { self.next() } else { 0 };
@@ -158,12 +161,12 @@ mod tests {
             looks: LOOKS_MIN,
             in_vain: 100,
         };
-        let next = tired.after(Some(200));
+        let next = tired.after(Some(100));
         assert_eq!((next.most(), next.in_vain), (400, 0));
         let mut calm = next;
         for _ in 0..100 {
             calm = calm.after(Some(10));
         }
-        assert!(calm.most() < 2 * LOOKS_MIN);
+        assert!(calm.most() < LOOKS_WORTH + 8);
     }
 }
