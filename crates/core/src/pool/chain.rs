@@ -27,9 +27,10 @@ const LARGER_CLASSES: usize = 2;
 /// The pool looks for blocks that others dropped when a list is empty, and anyway
 /// once in this many allocations.
 const COLLECT_EVERY: u32 = 32;
-/// For blocks of this size it looks first if others may have dropped some: what was dropped
+/// For blocks of these sizes it looks first if others may have dropped some: what was dropped
 /// last is in the processor's caches, and filling one that is not costs more than a look.
-const COLLECT_FIRST_BYTES: u64 = 256 << 10;
+/// Larger ones do not stay there.
+const COLLECT_FIRST_BYTES: RangeInclusive<u64> = 256 << 10..=8 << 20;
 /// A look costs so much for each segment.
 const COLLECT_FIRST_SEGMENTS: usize = 16;
 const CHAIN_TOKENS: u64 = 8192;
@@ -112,7 +113,7 @@ impl Chain {
     }
 
     fn is_worth_a_look(&self, class: usize) -> bool {
-        classes::class_bytes(class) >= COLLECT_FIRST_BYTES
+        COLLECT_FIRST_BYTES.contains(&classes::class_bytes(class))
             && self.free[class].open > 0
             && self.segments.len() <= COLLECT_FIRST_SEGMENTS
     }
