@@ -27,6 +27,12 @@ const LARGER_CLASSES: usize = 2;
 /// The pool looks for blocks that others dropped when a list is empty, and anyway
 /// once in this many allocations.
 const COLLECT_EVERY: u32 = 32;
+/// For blocks of these sizes it looks first if others may have dropped some: what was dropped
+/// last is in the processor's caches, and filling one that is not costs more than a look.
+/// Larger ones do not stay there.
+const COLLECT_FIRST_BYTES: RangeInclusive<u64> = 256 << 10..=8 << 20;
+/// A look costs so much for each segment.
+const COLLECT_FIRST_SEGMENTS: usize = 16;
 const CHAIN_TOKENS: u64 = 8192;
 const SINGLE_TOKENS: u64 = 1024;
 const SINGLE_BLOCKS: u64 = 64;
@@ -39,6 +45,8 @@ struct FreeList {
     committed: VecDeque<(usize, usize)>,
     /// To be committed before use.
     bare: Vec<(usize, usize)>,
+    /// How many blocks of the class are open.
+    open: usize,
 }
 
 #[derive(Debug)]
@@ -84,7 +92,7 @@ impl Chain {
         me: Participant,
     ) -> Result<(usize, usize)> {
         self.until_collect -= 1;
-        if self.until_collect == 0 {
+        if self.until_collect == 0 || self.is_worth_a_look(class) {
             self.collect()?;
         }
         if let Some(found) = self.pop_committed(class) {
@@ -102,6 +110,18 @@ impl Chain {
             }
         }
         self.grow(class, family, me)
+    }
+
+    fn is_worth_a_look(&self, class: usize) -> bool {
+        COLLECT_FIRST_BYTES.contains(&classes::class_bytes(class))
+            && self.free[class].open > 0
+            && self.segments.len() <= COLLECT_FIRST_SEGMENTS
+    }
+
+    /// A block was opened.
+    pub(super) fn has_opened(&mut self, segment: usize, block: usize) {
+        let class = self.segments[segment].blocks[block].class;
+        self.free[usize::from(class)].open += 1;
     }
 
     fn pop_free(&mut self, class: usize) -> Option<(usize, usize)> {
@@ -124,8 +144,9 @@ impl Chain {
 
     pub(super) fn push_free(&mut self, segment: usize, block: usize) {
         let own = &mut self.segments[segment].blocks[block];
-        own.is_open = false;
         let list = &mut self.free[usize::from(own.class)];
+        list.open -= usize::from(own.is_open);
+        own.is_open = false;
         if own.pages == Pages::Committed {
             self.recycled_bytes += own.size_bytes();
             list.committed.push_back((segment, block));

@@ -219,6 +219,7 @@ impl Pool {
         match owned.open(block) {
             Ok(generation) => {
                 let own = owned.blocks[block];
+                self.chain.has_opened(segment, block);
                 Ok(BlockName {
                     segment,
                     block,

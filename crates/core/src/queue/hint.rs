@@ -12,9 +12,11 @@
 const LOOKS_MIN: u32 = 60;
 const LOOKS_MAX: u32 = 600;
 const LOOKS_FIRST: u32 = 300;
+/// The smallest number when looking was worth it.
+const LOOKS_WORTH: u32 = 240;
 /// When so many waits in a row have ended with a sleep one looks for longer than another one
 /// needs to wake up, about 50 microseconds, and those around it for the longest else.
-const LONG_AFTER: [u32; 3] = [8, 32, 128];
+const LONG_AFTER: [u32; 3] = [3, 16, 128];
 const LOOKS_LONG: u32 = 3000;
 const AROUND: u32 = 2;
 /// At the second number it counts from the first again.
@@ -58,21 +60,29 @@ impl Hint {
     pub(super) fn after(self, found: Option<u32>) -> Self {
         match found {
             Some(count) => {
-                // Twice as many would have been enough. More is learned at once, less slowly.
-                let enough = count.saturating_mul(2).clamp(LOOKS_MIN, LOOKS_MAX);
+                // To sleep costs so much more that it is worth four times as many. More is
+                // learned at once, less slowly.
+                let enough = count.saturating_mul(4).clamp(LOOKS_WORTH, LOOKS_MAX);
                 let looks = self.looks - self.looks.saturating_sub(enough) / 8;
+                // What took a long look may be worth it from now on. That is to be seen.
+                let in_vain = if count > LOOKS_MAX { self.next() } else { 0 };
                 Hint {
                     looks: looks.max(enough),
-                    in_vain: 0,
+                    in_vain,
                 }
             }
             None => Hint {
                 looks: (self.looks - self.looks / 8).max(LOOKS_MIN),
-                in_vain: match self.in_vain.saturating_add(1) {
-                    count if count < IN_VAIN.1 => count,
-                    _ => IN_VAIN.0,
-                },
+                in_vain: self.next(),
             },
+        }
+    }
+
+    /// One more in vain.
+    fn next(self) -> u32 {
+        match self.in_vain.saturating_add(1) {
+            count if count < IN_VAIN.1 => count,
+            _ => IN_VAIN.0,
         }
     }
 }
@@ -126,10 +136,23 @@ mod tests {
         let long: Vec<usize> = (0..looks.len())
             .filter(|&at| looks[at] == LOOKS_LONG)
             .collect();
-        assert_eq!(long[..4], [8, 32, 128, 256]);
+        assert_eq!(long[..4], [3, 16, 128, 256]);
         assert!(long.windows(2).all(|pair| pair[1] - pair[0] <= 128));
         let late: u32 = looks[64..].iter().sum();
         assert!(late / (looks.len() as u32 - 64) < 2 * LOOKS_MIN);
+    }
+
+    #[test]
+    fn long_waits_are_not_looked_through() {
+        // What is waited for comes when looking longest would just find it.
+        let mut hint = Hint::of(0);
+        let mut looks = 0;
+        for _ in 0..4096 {
+            let most = hint.most();
+            looks += most.min(LOOKS_LONG - 1);
+            hint = hint.after(Some(LOOKS_LONG - 1).filter(|_| most == LOOKS_LONG));
+        }
+        assert!(looks / 4096 < 3 * LOOKS_MIN, "{looks}");
     }
 
     #[test]
@@ -138,12 +161,12 @@ mod tests {
             looks: LOOKS_MIN,
             in_vain: 100,
         };
-        let next = tired.after(Some(200));
+        let next = tired.after(Some(100));
         assert_eq!((next.most(), next.in_vain), (400, 0));
         let mut calm = next;
         for _ in 0..100 {
             calm = calm.after(Some(10));
         }
-        assert!(calm.most() < 2 * LOOKS_MIN);
+        assert!(calm.most() < LOOKS_WORTH + 8);
     }
 }

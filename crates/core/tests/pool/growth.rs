@@ -250,3 +250,26 @@ fn the_pool_counts_what_its_files_have() {
     // Smaller ones keep theirs, and pages that blocks share are kept with them.
     assert!(stats.committed_bytes < 8 * MIB, "{stats:?}");
 }
+
+#[test]
+fn of_large_blocks_what_was_dropped_last_is_taken_first() {
+    let mut world = World::with(PoolOptions {
+        first_segment_bytes: 32 * MIB,
+        ..PoolOptions::default()
+    });
+    let names: Vec<_> = (0..4).map(|_| world.allocate(MIB)).collect();
+    let (_who, mut other) = world.attach(0);
+    for name in &names {
+        other.take(name.block, name.generation).unwrap();
+        world.release(*name);
+    }
+    other.release(names[0].block).unwrap();
+    other.release(names[2].block).unwrap();
+    assert_eq!(world.allocate(MIB).block, names[2].block);
+    // The first one is on the list now, and this one is not yet.
+    other.release(names[3].block).unwrap();
+    assert_eq!(world.allocate(MIB).block, names[3].block);
+    assert_eq!(world.allocate(MIB).block, names[0].block);
+    // Nobody dropped the other one.
+    assert_ne!(world.allocate(MIB).block, names[1].block);
+}
