@@ -123,6 +123,20 @@ impl Detached {
         // until `work` is done.
         work(unsafe { Python::assume_attached() })
     }
+
+    /// Runs pending signal handlers; whether none has raised anything.
+    ///
+    /// What one raises takes the place of what another has raised before: here, because an
+    /// exception can be let go of only with the lock held.
+    pub(crate) fn hear_signals(&mut self, raised: &mut Option<PyErr>) -> bool {
+        self.attached(|py| match check_signals(py) {
+            Ok(()) => true,
+            Err(error) => {
+                *raised = Some(error);
+                false
+            }
+        })
+    }
 }
 
 impl Drop for Detached {

@@ -90,13 +90,8 @@ impl LatestCell {
             let epoch = fork::epoch();
             let mut raised = None;
             let done = gil::detached(py, |detached| {
-                let keep_going = &mut || match detached.attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
-                    Err(error) => {
-                        raised = Some(error);
-                        false
-                    }
-                };
+                let keep_going =
+                    &mut || detached.hear_signals(&mut raised) && fork::epoch() == epoch;
                 self.channel.wait(after, left_ns, keep_going)
             });
             match (done, raised) {

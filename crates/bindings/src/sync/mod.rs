@@ -203,12 +203,8 @@ impl Cell {
                 me,
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
-                keep_going: &mut || match detached.borrow_mut().attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
-                    Err(error) => {
-                        raised = Some(error);
-                        false
-                    }
+                keep_going: &mut || {
+                    detached.borrow_mut().hear_signals(&mut raised) && fork::epoch() == epoch
                 },
             };
             work(wait, &|call| detached.borrow_mut().attached(&mut *call))
