@@ -232,6 +232,52 @@ def test_what_a_put_sends_elsewhere_stays_when_it_fails():
     del recycled
 
 
+class Moves:
+    """Gives an array other memory while it is pickled."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def __reduce__(self):
+        self.a.resize(1 << 20, refcheck=False)
+        return int, ()
+
+
+def test_an_array_that_moves_while_others_are_pickled_is_refused():
+    queue = Queue()
+    a, shared = np.arange(1000.0), snp.zeros(10)
+    name = name_of(shared)
+    with pytest.raises(ValueError, match="other memory"):
+        queue.put_many([shared, a, Moves(a)])
+    del shared
+    assert not exists(name) and queue.empty()
+    assert queue.put_many([Moves(a), a]) == 2, "it had moved before"
+    assert queue.get_many(2)[1].shape == (1 << 20,)
+
+
+class Closes:
+    """Closes a queue when it is unpickled."""
+
+    queues = []
+
+    def __reduce__(self):
+        return self.close, ()
+
+    @classmethod
+    def close(cls):
+        for queue in cls.queues:
+            queue.close()
+
+
+def test_what_goes_wrong_after_a_batch_does_not_cost_the_batch():
+    queue = Queue()
+    Closes.queues[:] = [queue]
+    queue.put_many([Closes()] + list(range(100)))
+    assert queue.get_many(200) == [None] + list(range(63))
+    with pytest.raises(ValueError, match="closed"):
+        queue.get_many(200)
+
+
 def test_the_producer_may_drop_the_array():
     queue = Queue()
     for number in range(20):

@@ -262,8 +262,7 @@ impl HeldHead {
         }
         let axes = self.axes.len();
         let start = hold.start().as_ptr().wrapping_offset(self.offset as isize);
-        // SAFETY: `check` found every item inside the exporter's bytes; NumPy looks at the
-        // alignment itself.
+        // SAFETY: `check` found every item inside the exporter's bytes.
         let array = unsafe {
             api.array_strided(exporter, start, &lengths[..axes], &strides[..axes], dtype)
         }?;
