@@ -142,6 +142,7 @@ impl LatestCell {
             len_bytes: hold.size_bytes() as u64,
             offset_bytes: 0,
             axes: Vec::new(),
+            is_frozen: false,
         };
         Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
     }

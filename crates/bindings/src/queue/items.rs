@@ -234,7 +234,8 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
         return Ok(None);
     };
     let hold = outgoing.along.add(&exporter);
-    wire::held(&mut outgoing.tail, number, &seen, hold, len, offset);
+    let tail = &mut outgoing.tail;
+    wire::held(tail, number, &seen, &exporter, hold, len, offset);
     Ok(Some(outgoing))
 }
 

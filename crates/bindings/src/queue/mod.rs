@@ -227,6 +227,7 @@ impl PyQueue {
             len_bytes: hold.size_bytes() as u64,
             offset_bytes: 0,
             axes: Vec::new(),
+            is_frozen: false,
         };
         Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
     }

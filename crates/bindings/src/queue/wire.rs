@@ -44,6 +44,8 @@ pub(super) const ANY_DTYPE: u8 = 255;
 const FORTRAN: u8 = 1;
 const READ_ONLY: u8 = 2;
 const SHARED: u8 = 4;
+/// Nobody is to write to the memory either.
+const FROZEN: u8 = 8;
 
 /// The number of an array's dtype and the size of its items, if it is one of plain numbers.
 #[inline]
@@ -89,18 +91,21 @@ pub(super) fn copy_tail(tail: &mut Vec<u8>, number: u8, seen: &Seen<'_>) {
     tail.push(COPY);
 }
 
-/// What stands for an array in the block that is the hold of this index.
+/// What stands for an array in the block of this exporter, whose hold has this index.
 pub(super) fn held(
     out: &mut Vec<u8>,
     number: u8,
     seen: &Seen<'_>,
+    exporter: &Bound<'_, PyAny>,
     hold: usize,
     len_bytes: usize,
     offset: i64,
 ) {
     let read_only = if seen.is_writeable() { 0 } else { READ_ONLY };
     let shared = if seen.kind == Kind::Shared { SHARED } else { 0 };
-    out.extend_from_slice(&[number, read_only | shared]);
+    let is_frozen = exporter::is_read_only(exporter);
+    let frozen = if is_frozen { FROZEN } else { 0 };
+    out.extend_from_slice(&[number, read_only | shared | frozen]);
     put(out, hold as u64);
     put(out, len_bytes as u64);
     put(out, fold(offset));
@@ -236,6 +241,13 @@ impl HeldHead {
         })
     }
 
+    /// Refuses whoever wants to write to memory that is not to be written to.
+    pub(super) fn protect(&self, exporter: &Bound<'_, PyAny>) {
+        if self.flags & FROZEN != 0 {
+            exporter::make_read_only(exporter);
+        }
+    }
+
     /// Checks that the array lies inside its memory.
     pub(super) fn check(&self, item_bytes: i64) -> PyResult<()> {
         view::check(self.len_bytes as u64, self.offset, &self.axes, item_bytes).map_err(outside)
@@ -254,6 +266,7 @@ impl HeldHead {
         if self.len_bytes > len || self.axes.len() > AXES_MAX {
             return Err(damaged());
         }
+        self.protect(&exporter);
         let mut lengths = [0; AXES_MAX];
         let mut strides = [0; AXES_MAX];
         for (at, &(length, stride)) in self.axes.iter().enumerate() {
@@ -270,7 +283,7 @@ impl HeldHead {
             // SAFETY: new, of NumPy's own type, and nobody else has seen it.
             unsafe { ndarray::adopt(array.as_ptr()) };
         }
-        if self.flags & READ_ONLY != 0 {
+        if self.flags & (READ_ONLY | FROZEN) != 0 {
             ndarray::freeze(&array);
         }
         Ok(array)
