@@ -394,3 +394,39 @@ def run_program(tmp_path, program, *arguments):
 def test_a_program_whose_parent_never_made_shared_memory(tmp_path, context):
     code, out, err = run_program(tmp_path, PROGRAM, context.get_start_method())
     assert (code, out.strip(), err) == (0, "[1, 2, 3] SharedNDArray", "")
+
+
+# The first array that a process sees has it import NumPy, here one that never ends to.
+FIRST_ARRAY = """
+    import builtins, multiprocessing, os, sys, threading, time
+    import shared_numpy as snp
+
+    def produce(queue):
+        import numpy as np
+        queue.put_many([np.arange(3.0)])
+
+    class Last:
+        # Outlives the moment from which on other threads may not go on.
+        sleep = staticmethod(time.sleep)
+        def __del__(self):
+            self.sleep(0.2)
+
+    if __name__ == "__main__":
+        queue = snp.Queue()
+        producer = multiprocessing.get_context("spawn").Process(target=produce, args=(queue,))
+        producer.start()
+        producer.join()
+        assert "numpy" not in sys.modules and queue.qsize() == 1
+        os.mkdir(sys.argv[1])
+        with open(os.path.join(sys.argv[1], "numpy.py"), "w") as module:
+            module.write("import builtins, time\\nbuiltins.entered.set()\\nwhile True: time.sleep(0.01)\\n")
+        sys.path.insert(0, sys.argv[1])
+        builtins.last = Last()
+        builtins.entered = threading.Event()
+        threading.Thread(target=queue.get, daemon=True).start()
+        assert builtins.entered.wait(60)
+"""
+
+
+def test_an_exit_while_a_thread_gets_the_first_array(tmp_path):
+    assert run_program(tmp_path, FIRST_ARRAY, str(tmp_path / "modules")) == (0, "", "")

@@ -20,7 +20,7 @@ use shared_numpy_core::participation::Handle;
 /// What the bytes begin with; another number is another layout.
 const FORMAT: u8 = 1;
 /// The same layout, of memory that nobody is to write to.
-const FROZEN: u8 = 2;
+const FROZEN: u8 = FORMAT | 0x80;
 /// More axes than any NumPy has.
 const AXES_MAX: u64 = 64;
 const NAME_PREFIX: &str = "snp_";

@@ -236,7 +236,7 @@ fn queue_reduce<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
             return Ok(PyTuple::new(py, [opener, args.into_any()])?.into_any());
         }
     }
-    let module = py.import(intern!(py, "shared_numpy.reduction"))?;
+    let module = gil::import(intern!(py, "shared_numpy.reduction"))?;
     let slowly = module.getattr(intern!(py, "reduce_in_queue"))?;
     gil::call(&slowly, &PyTuple::new(py, [array])?)
 }

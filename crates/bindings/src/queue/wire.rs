@@ -28,6 +28,7 @@ use shared_numpy_core::error::Error;
 use shared_numpy_core::view;
 
 use crate::exporter;
+use crate::gil;
 use crate::handle::{fold, put, take, unfold};
 use crate::ndarray::{self, Kind, Seen};
 use crate::numpy::{self, AXES_MAX, Api};
@@ -294,7 +295,7 @@ impl HeldHead {
 pub(super) fn api(py: Python<'_>) -> PyResult<&Api> {
     if numpy::api(py).is_none() {
         // The first array that this process sees comes out of a queue.
-        py.import(intern!(py, "shared_numpy.arrays"))?;
+        gil::import(intern!(py, "shared_numpy.arrays"))?;
     }
     numpy::api(py).ok_or_else(|| PyTypeError::new_err("an array came, and NumPy is not at hand"))
 }
