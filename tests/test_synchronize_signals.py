@@ -256,7 +256,7 @@ def test_the_second_of_two_exceptions_in_a_condition_replaces_the_first():
         with condition:
             for times in (1, 2):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-                until(lambda: len(heard) == times)
+                until(lambda times=times: len(heard) == times)
             until(lambda: over)
 
     over = []
