@@ -51,6 +51,20 @@ def test_frames_are_shared_arrays_that_nobody_writes_to():
     assert not (channel.read() != read).any()
 
 
+def test_frames_that_are_sent_on_are_written_to_by_nobody():
+    channel, queue = telemetry(), snp.Queue()
+    write(channel, 1)
+    frame = channel.read()
+    queue.put_many([frame, [frame[1:]], frame.view("u2,u2")])
+    lone, (nested,), structures = queue.get_many(3)
+    for each in lone, nested, structures, pickled(frame), snp.attach(frame.shm.name):
+        assert not each.flags.writeable
+        with pytest.raises(ValueError):
+            each.flags.writeable = True
+    check(lone, 1)
+    check(frame, 1)
+
+
 def test_only_the_frame_itself_is_handed_over():
     channel, other = telemetry(), telemetry()
     frame = channel.next_frame()

@@ -232,3 +232,44 @@ def test_an_exception_in_a_condition_comes_with_the_lock(make):
         signal.signal(signal.SIGALRM, before)
     teller.join(LONG)
     assert not condition._lock.locked()
+
+
+class Noted(Exception):
+    let_go = []
+
+    def __del__(self):
+        # Where it is run without the interpreter, there is no frame and no thread to tell.
+        self.let_go.append(threading.current_thread())
+
+
+def test_the_second_of_two_exceptions_in_a_condition_replaces_the_first():
+    # The first ends the wait for the notify, the second that for the lock.
+    condition = snp.Condition(snp.Lock())
+    heard = []
+
+    def handler(*_):
+        heard.append(None)
+        raise Noted(len(heard))
+
+    def interrupt():
+        until(lambda: condition._cell.waiting() == 1)
+        with condition:
+            for times in (1, 2):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+                until(lambda times=times: len(heard) == times)
+            until(lambda: over)
+
+    over = []
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        condition.acquire()
+        other = on_a_thread(interrupt)
+        with pytest.raises(Noted) as caught:
+            condition.wait(LONG)
+        assert caught.value.args == (2,)
+        assert len(Noted.let_go) == 1, "the first one, and it is not kept for ever"
+        assert Noted.let_go == [threading.main_thread()]
+    finally:
+        over.append(None)
+        signal.signal(signal.SIGALRM, before)
+    other.join(LONG)

@@ -152,6 +152,7 @@ fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyB
         len_bytes: len as u64,
         offset_bytes: placed.offset,
         axes: placed.axes.clone(),
+        is_frozen: exporter::is_read_only(&placed.exporter),
     };
     Ok(Some((PyBytes::new(py, &view.to_bytes()), PySent { sent })))
 }
@@ -169,6 +170,7 @@ fn array_name(array: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
         len_bytes: len as u64,
         offset_bytes: placed.offset,
         axes: placed.axes.clone(),
+        is_frozen: exporter::is_read_only(&placed.exporter),
     };
     Ok(Some(view.to_name()))
 }
@@ -224,6 +226,9 @@ fn array_open<'py>(handle: &Bound<'py, PyAny>, itemsize: i64) -> PyResult<Opened
     }
     // As large as the block at most, which is mapped.
     let exporter = export(py, hold, view.len_bytes as usize)?;
+    if view.is_frozen {
+        exporter::make_read_only(&exporter);
+    }
     let shape = PyTuple::new(py, view.axes.iter().map(|axis| axis.0))?;
     let strides = PyTuple::new(py, view.axes.iter().map(|axis| axis.1))?;
     Ok((exporter, view.offset_bytes, shape, strides))

@@ -180,6 +180,13 @@ pub(crate) fn block_of<'a>(object: &'a Bound<'_, PyAny>) -> Option<(&'a Hold, us
     Some((hold, len))
 }
 
+/// Whether `object` is an exporter that refuses writable requests.
+pub(crate) fn is_read_only(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: it has a memory, so it is an exporter, which the reference keeps alive.
+    let is_so = || unsafe { (*object.as_ptr().cast::<ExporterObject>()).read_only.get() };
+    memory_of(object).is_some() && is_so()
+}
+
 /// Refuses writable requests to an exporter from now on; those that were met stay.
 pub(crate) fn make_read_only(object: &Bound<'_, PyAny>) {
     if memory_of(object).is_some() {

@@ -18,7 +18,7 @@ use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 // PyO3 declares these as `extern "C"`, through which nothing may unwind.
 unsafe extern "C-unwind" {
@@ -29,6 +29,7 @@ unsafe extern "C-unwind" {
     fn PyFloat_AsDouble(object: *mut ffi::PyObject) -> c_double;
     fn PyNumber_Index(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
     fn PySequence_Tuple(object: *mut ffi::PyObject) -> *mut ffi::PyObject;
+    fn PyImport_Import(name: *mut ffi::PyObject) -> *mut ffi::PyObject;
     fn PyObject_Call(
         callable: *mut ffi::PyObject,
         args: *mut ffi::PyObject,
@@ -49,6 +50,7 @@ struct Ending {
     float: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> c_double,
     index: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
     tuple: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
+    import: unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject,
     call: unsafe extern "C-unwind" fn(
         *mut ffi::PyObject,
         *mut ffi::PyObject,
@@ -63,6 +65,7 @@ static ENDING: Ending = Ending {
     float: PyFloat_AsDouble,
     index: PyNumber_Index,
     tuple: PySequence_Tuple,
+    import: PyImport_Import,
     call: PyObject_Call,
 };
 
@@ -122,6 +125,20 @@ impl Detached {
         // SAFETY: `restore` has just given this thread the lock, and it is kept
         // until `work` is done.
         work(unsafe { Python::assume_attached() })
+    }
+
+    /// Runs pending signal handlers; whether none has raised anything.
+    ///
+    /// What one raises takes the place of what another has raised before: here, because an
+    /// exception can be let go of only with the lock held.
+    pub(crate) fn hear_signals(&mut self, raised: &mut Option<PyErr>) -> bool {
+        self.attached(|py| match check_signals(py) {
+            Ok(()) => true,
+            Err(error) => {
+                *raised = Some(error);
+                false
+            }
+        })
     }
 }
 
@@ -209,6 +226,15 @@ pub(crate) fn tuple<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTu
         parking(|| unsafe { the(&ENDING.tuple)(object.as_ptr()) }),
     )?;
     Ok(tuple.cast_into()?)
+}
+
+/// The module of that name, which may have to be run first.
+pub(crate) fn import<'py>(name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: `name` is alive and the lock is held.
+    made(
+        name.py(),
+        parking(|| unsafe { the(&ENDING.import)(name.as_ptr()) }),
+    )
 }
 
 /// `callable(*args, **keywords)`.

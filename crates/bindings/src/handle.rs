@@ -1,7 +1,7 @@
 //! The bytes of a handle: a block's handle, and a view of the block.
 //!
 //! ```text
-//! u8 FORMAT | the block's handle, Handle::BYTES | length of the memory | offset | axes
+//! u8 FORMAT or FROZEN | the block's handle, Handle::BYTES | length of the memory | offset | axes
 //!   | for each axis: length | stride
 //! ```
 //!
@@ -19,6 +19,8 @@ use shared_numpy_core::participation::Handle;
 
 /// What the bytes begin with; another number is another layout.
 const FORMAT: u8 = 1;
+/// The same layout, of memory that nobody is to write to.
+const FROZEN: u8 = FORMAT | 0x80;
 /// More axes than any NumPy has.
 const AXES_MAX: u64 = 64;
 const NAME_PREFIX: &str = "snp_";
@@ -33,12 +35,14 @@ pub(crate) struct ViewHandle {
     pub(crate) offset_bytes: i64,
     /// For each axis its length, and its stride in bytes.
     pub(crate) axes: Vec<(i64, i64)>,
+    /// Nobody is to write to the memory.
+    pub(crate) is_frozen: bool,
 }
 
 impl ViewHandle {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(1 + Handle::BYTES + 16 + 8 * self.axes.len());
-        bytes.push(FORMAT);
+        bytes.push(if self.is_frozen { FROZEN } else { FORMAT });
         bytes.extend_from_slice(&self.handle.to_bytes());
         put(&mut bytes, self.len_bytes);
         put(&mut bytes, fold(self.offset_bytes));
@@ -54,7 +58,7 @@ impl ViewHandle {
     ///
     /// [`Error::Damaged`], [`Error::ForeignHandle`] for bytes that were not made by [`ViewHandle::to_bytes`].
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let Some((&FORMAT, bytes)) = bytes.split_first() else {
+        let Some((&form @ (FORMAT | FROZEN), bytes)) = bytes.split_first() else {
             return Err(Error::ForeignHandle(
                 "these bytes are no handle, or one of another version of shared_numpy",
             ));
@@ -79,6 +83,7 @@ impl ViewHandle {
             len_bytes,
             offset_bytes,
             axes,
+            is_frozen: form == FROZEN,
         })
     }
 

@@ -90,13 +90,8 @@ impl LatestCell {
             let epoch = fork::epoch();
             let mut raised = None;
             let done = gil::detached(py, |detached| {
-                let keep_going = &mut || match detached.attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
-                    Err(error) => {
-                        raised = Some(error);
-                        false
-                    }
-                };
+                let keep_going =
+                    &mut || detached.hear_signals(&mut raised) && fork::epoch() == epoch;
                 self.channel.wait(after, left_ns, keep_going)
             });
             match (done, raised) {
@@ -147,6 +142,7 @@ impl LatestCell {
             len_bytes: hold.size_bytes() as u64,
             offset_bytes: 0,
             axes: Vec::new(),
+            is_frozen: false,
         };
         Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
     }

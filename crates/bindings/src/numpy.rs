@@ -300,8 +300,8 @@ impl Api {
     ///
     /// # Safety
     ///
-    /// - `start` is aligned for the dtype, and every item that lengths and strides lead to
-    ///   may be read and written while `base` lives.
+    /// - Every item that lengths and strides lead to from `start` may be read and written
+    ///   while `base` lives. How they are aligned NumPy finds out.
     ///
     /// # Errors
     ///

@@ -68,13 +68,7 @@ pub(crate) fn interruptible<T>(
     let mut interrupt = None;
     let done = if size_bytes > DETACH_ABOVE_BYTES {
         gil::detached(py, |detached| {
-            work(&mut || match detached.attached(gil::check_signals) {
-                Ok(()) => true,
-                Err(error) => {
-                    interrupt = Some(error);
-                    false
-                }
-            })
+            work(&mut || detached.hear_signals(&mut interrupt))
         })
     } else {
         work(&mut || true)

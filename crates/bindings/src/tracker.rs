@@ -209,13 +209,7 @@ fn waiting<R>(
 ) -> PyResult<R> {
     let mut interrupt = None;
     let done = gil::detached(py, |detached| {
-        work(&mut || match detached.attached(gil::check_signals) {
-            Ok(()) => true,
-            Err(error) => {
-                interrupt = Some(error);
-                false
-            }
-        })
+        work(&mut || detached.hear_signals(&mut interrupt))
     });
     match done {
         Ok(result) => Ok(result),

@@ -47,6 +47,7 @@ fn one_process() {
     a_stale_item_is_refused_and_the_queue_goes_on();
     threads_share_a_queue();
     a_wait_can_be_interrupted();
+    a_close_during_a_put_makes_no_error_of_what_was_put();
     what_is_not_a_queue_is_refused();
     a_table_of_tokens_that_is_full_is_no_end();
     who_waits_without_a_thread_is_rung();
@@ -352,6 +353,22 @@ fn a_wait_can_be_interrupted() {
     assert_eq!(queue.size(), Ok(0));
     queue.close().unwrap();
     assert!(matches!(queue.size(), Err(Error::NotAllowed(_))));
+    settle(vec![queue]);
+}
+
+fn a_close_during_a_put_makes_no_error_of_what_was_put() {
+    let queue = queue(QueueOptions {
+        maxsize: 1,
+        ..QueueOptions::default()
+    });
+    put(&queue, b"in the way");
+    let item = Item {
+        parts: &[b"next"],
+        holds: &[],
+    };
+    // As another thread may; the last close empties the queue.
+    let mut close = || queue.close().is_ok();
+    assert_eq!(queue.put_many(&[item], None, &mut close), (1, Ok(())));
     settle(vec![queue]);
 }
 

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
 use shared_numpy_core::error::Error;
@@ -42,21 +42,39 @@ enum Body<'py> {
     #[default]
     Nothing,
     Bytes(Bound<'py, PyBytes>),
-    /// An array in one piece: what keeps it, where its elements begin, and their length.
+    /// An array in one piece: where its elements begin, and their length.
     Array {
-        _keeper: Bound<'py, PyAny>,
+        array: Bound<'py, PyAny>,
         start: *const u8,
         nbytes: usize,
     },
 }
 
 impl Body<'_> {
+    /// Whether an array has its elements still where they were.
+    fn is_where_it_was(&self, py: Python<'_>) -> bool {
+        let Body::Array {
+            array,
+            start,
+            nbytes,
+        } = self
+        else {
+            return true;
+        };
+        let (Some(api), Some(seen)) = (numpy::api(py), ndarray::see(array)) else {
+            return false;
+        };
+        let number = wire::number_of(api, py, &seen);
+        let now = number.and_then(|(_, item_bytes)| wire::nbytes_of(seen.lengths, item_bytes));
+        seen.data.cast_const() == *start && now == Some(*nbytes)
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Body::Nothing | Body::Array { nbytes: 0, .. } => &[],
             Body::Bytes(bytes) => bytes.as_bytes(),
-            // SAFETY: the array is kept alive and has so many bytes there, in one piece.
-            // While the interpreter is given up others may write to it, as to the argument
+            // SAFETY: the array is kept alive and has so many bytes there, in one piece: no
+            // Python code of ours has run since that was looked at. While the interpreter is given up others may write to it, as to the argument
             // of any function of NumPy's that gives it up: the copy has some of both.
             Body::Array { start, nbytes, .. } => unsafe {
                 std::slice::from_raw_parts(*start, *nbytes)
@@ -86,6 +104,13 @@ pub(super) fn put_all(
                 return Err(error);
             }
         }
+    }
+    // Pickling one may have moved another.
+    if !all.iter().all(|one| one.body.is_where_it_was(py)) {
+        withdraw(&all)?;
+        return Err(PyValueError::new_err(
+            "an array was given other memory while objects put with it were pickled",
+        ));
     }
     put_outgoing(py, opened, &all, timeout_ns)
 }
@@ -186,7 +211,7 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
             return Ok(None);
         };
         outgoing.body = Body::Array {
-            _keeper: object.clone(),
+            array: object.clone(),
             start: seen.data,
             nbytes,
         };
@@ -209,7 +234,8 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
         return Ok(None);
     };
     let hold = outgoing.along.add(&exporter);
-    wire::held(&mut outgoing.tail, number, &seen, hold, len, offset);
+    let tail = &mut outgoing.tail;
+    wire::held(tail, number, &seen, &exporter, hold, len, offset);
     Ok(Some(outgoing))
 }
 

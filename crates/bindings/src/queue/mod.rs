@@ -136,16 +136,9 @@ fn waiting<T>(
         let epoch = fork::epoch();
         let mut raised = None;
         let done = gil::detached(py, |detached| {
-            work(
-                left_ns,
-                &mut || match detached.attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
-                    Err(error) => {
-                        raised = Some(error);
-                        false
-                    }
-                },
-            )
+            work(left_ns, &mut || {
+                detached.hear_signals(&mut raised) && fork::epoch() == epoch
+            })
         });
         match (done, raised) {
             (_, Some(error)) => return Err(error),
@@ -243,6 +236,7 @@ impl PyQueue {
             len_bytes: hold.size_bytes() as u64,
             offset_bytes: 0,
             axes: Vec::new(),
+            is_frozen: false,
         };
         Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
     }
@@ -413,8 +407,8 @@ impl PyQueue {
     /// Raises
     /// ------
     /// Empty, ValueError, PeerDied, Exception
-    ///     As `get`. When one of several objects cannot be had or unpickled the others of its
-    ///     batch (64 objects) are lost with it.
+    ///     As `get`. When one of several objects cannot be had or unpickled the others that
+    ///     this call has got are lost with it.
     #[pyo3(signature = (max_items, block=true, timeout=None))]
     fn get_many<'py>(
         &self,
@@ -424,19 +418,22 @@ impl PyQueue {
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened()?;
-        let mut timeout_ns = patience(block, timeout)?;
+        let timeout_ns = patience(block, timeout)?;
         let objects = PyList::empty(py);
         let mut messages: Vec<Message> = Vec::new();
         while objects.len() < max_items {
             messages.resize_with(BATCH.min(max_items - objects.len()), Message::default);
-            let count = get(py, opened, &mut messages, timeout_ns)?;
+            let count = if objects.is_empty() {
+                get(py, opened, &mut messages, timeout_ns)?
+            } else {
+                get_more(opened, &mut messages)?
+            };
             for message in &mut messages[..count] {
                 objects.append(items::object_of(py, opened, message)?)?;
             }
             if count < messages.len() {
                 break;
             }
-            timeout_ns = Some(0);
         }
         if objects.is_empty() && max_items > 0 {
             return Err(opened.tools.get().empty(py));
@@ -530,6 +527,18 @@ fn get(
         queue.get_many(messages, left_ns, keep_going)
     };
     Ok(waiting(py, timeout_ns, work)?.unwrap_or(0))
+}
+
+/// Gets what is at hand, for a call that has got something; how many.
+///
+/// What ends no object's life is no error: the next call meets it, and has none to lose.
+fn get_more(opened: &Opened, messages: &mut [Message]) -> PyResult<usize> {
+    match opened.queue.get_many(messages, Some(0), &mut || false) {
+        Ok(count) => Ok(count),
+        Err(Stop::Failed(Error::NotAllowed(_) | Error::Dropped)) => Ok(0),
+        Err(Stop::Failed(error)) => Err(failure(error)),
+        Err(Stop::TimedOut | Stop::Interrupted | Stop::Broken) => Ok(0),
+    }
 }
 
 /// Says that this process is about to end, for the sake of those who wait in its queues.

@@ -203,7 +203,8 @@ fn plainly<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes
         let Some((exporter, len, offset)) = place(array, &seen, item_bytes)? else {
             return Ok(None);
         };
-        wire::held(&mut bytes, number, &seen, add(&exporter)?, len, offset);
+        let hold = add(&exporter)?;
+        wire::held(&mut bytes, number, &seen, &exporter, hold, len, offset);
         return Ok(Some(PyBytes::new(py, &bytes)));
     }
     let nbytes = wire::nbytes_of(seen.lengths, item_bytes);
@@ -235,7 +236,7 @@ fn queue_reduce<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
             return Ok(PyTuple::new(py, [opener, args.into_any()])?.into_any());
         }
     }
-    let module = py.import(intern!(py, "shared_numpy.reduction"))?;
+    let module = gil::import(intern!(py, "shared_numpy.reduction"))?;
     let slowly = module.getattr(intern!(py, "reduce_in_queue"))?;
     gil::call(&slowly, &PyTuple::new(py, [array])?)
 }
@@ -279,7 +280,8 @@ fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyB
         .unzip();
     let seen = Seen::of_axes(&lengths, &strides);
     let mut bytes = Vec::new();
-    wire::held(&mut bytes, ANY_DTYPE, &seen, add(&exporter)?, len, offset);
+    let hold = add(&exporter)?;
+    wire::held(&mut bytes, ANY_DTYPE, &seen, &exporter, hold, len, offset);
     Ok(Some(PyBytes::new(py, &bytes)))
 }
 
@@ -303,6 +305,7 @@ fn queue_open_place<'py>(py: Python<'py>, place: &[u8], itemsize: i64) -> PyResu
     if exporter::block_of(&exporter).is_none_or(|(_, len)| head.len_bytes > len) {
         return Err(wire::damaged());
     }
+    head.protect(&exporter);
     let shape = PyTuple::new(py, head.axes.iter().map(|axis| axis.0))?;
     let strides = PyTuple::new(py, head.axes.iter().map(|axis| axis.1))?;
     Ok((exporter, head.offset, shape, strides))

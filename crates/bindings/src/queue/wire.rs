@@ -28,6 +28,7 @@ use shared_numpy_core::error::Error;
 use shared_numpy_core::view;
 
 use crate::exporter;
+use crate::gil;
 use crate::handle::{fold, put, take, unfold};
 use crate::ndarray::{self, Kind, Seen};
 use crate::numpy::{self, AXES_MAX, Api};
@@ -44,6 +45,8 @@ pub(super) const ANY_DTYPE: u8 = 255;
 const FORTRAN: u8 = 1;
 const READ_ONLY: u8 = 2;
 const SHARED: u8 = 4;
+/// Nobody is to write to the memory either.
+const FROZEN: u8 = 8;
 
 /// The number of an array's dtype and the size of its items, if it is one of plain numbers.
 #[inline]
@@ -89,18 +92,21 @@ pub(super) fn copy_tail(tail: &mut Vec<u8>, number: u8, seen: &Seen<'_>) {
     tail.push(COPY);
 }
 
-/// What stands for an array in the block that is the hold of this index.
+/// What stands for an array in the block of this exporter, whose hold has this index.
 pub(super) fn held(
     out: &mut Vec<u8>,
     number: u8,
     seen: &Seen<'_>,
+    exporter: &Bound<'_, PyAny>,
     hold: usize,
     len_bytes: usize,
     offset: i64,
 ) {
     let read_only = if seen.is_writeable() { 0 } else { READ_ONLY };
     let shared = if seen.kind == Kind::Shared { SHARED } else { 0 };
-    out.extend_from_slice(&[number, read_only | shared]);
+    let is_frozen = exporter::is_read_only(exporter);
+    let frozen = if is_frozen { FROZEN } else { 0 };
+    out.extend_from_slice(&[number, read_only | shared | frozen]);
     put(out, hold as u64);
     put(out, len_bytes as u64);
     put(out, fold(offset));
@@ -236,6 +242,13 @@ impl HeldHead {
         })
     }
 
+    /// Refuses whoever wants to write to memory that is not to be written to.
+    pub(super) fn protect(&self, exporter: &Bound<'_, PyAny>) {
+        if self.flags & FROZEN != 0 {
+            exporter::make_read_only(exporter);
+        }
+    }
+
     /// Checks that the array lies inside its memory.
     pub(super) fn check(&self, item_bytes: i64) -> PyResult<()> {
         view::check(self.len_bytes as u64, self.offset, &self.axes, item_bytes).map_err(outside)
@@ -254,6 +267,7 @@ impl HeldHead {
         if self.len_bytes > len || self.axes.len() > AXES_MAX {
             return Err(damaged());
         }
+        self.protect(&exporter);
         let mut lengths = [0; AXES_MAX];
         let mut strides = [0; AXES_MAX];
         for (at, &(length, stride)) in self.axes.iter().enumerate() {
@@ -262,8 +276,7 @@ impl HeldHead {
         }
         let axes = self.axes.len();
         let start = hold.start().as_ptr().wrapping_offset(self.offset as isize);
-        // SAFETY: `check` found every item inside the exporter's bytes; NumPy looks at the
-        // alignment itself.
+        // SAFETY: `check` found every item inside the exporter's bytes.
         let array = unsafe {
             api.array_strided(exporter, start, &lengths[..axes], &strides[..axes], dtype)
         }?;
@@ -271,7 +284,7 @@ impl HeldHead {
             // SAFETY: new, of NumPy's own type, and nobody else has seen it.
             unsafe { ndarray::adopt(array.as_ptr()) };
         }
-        if self.flags & READ_ONLY != 0 {
+        if self.flags & (READ_ONLY | FROZEN) != 0 {
             ndarray::freeze(&array);
         }
         Ok(array)
@@ -282,7 +295,7 @@ impl HeldHead {
 pub(super) fn api(py: Python<'_>) -> PyResult<&Api> {
     if numpy::api(py).is_none() {
         // The first array that this process sees comes out of a queue.
-        py.import(intern!(py, "shared_numpy.arrays"))?;
+        gil::import(intern!(py, "shared_numpy.arrays"))?;
     }
     numpy::api(py).ok_or_else(|| PyTypeError::new_err("an array came, and NumPy is not at hand"))
 }

@@ -113,6 +113,7 @@ impl Cell {
             len_bytes: self.hold.size_bytes() as u64,
             offset_bytes: 0,
             axes: Vec::new(),
+            is_frozen: false,
         };
         Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
     }
@@ -203,12 +204,8 @@ impl Cell {
                 me,
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
-                keep_going: &mut || match detached.borrow_mut().attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
-                    Err(error) => {
-                        raised = Some(error);
-                        false
-                    }
+                keep_going: &mut || {
+                    detached.borrow_mut().hear_signals(&mut raised) && fork::epoch() == epoch
                 },
             };
             work(wait, &|call| detached.borrow_mut().attached(&mut *call))

@@ -173,7 +173,8 @@ impl Queue {
             }
         }
         if self.maxsize > 0 {
-            let is_more = self.size()? < self.maxsize;
+            // Also if it was closed meanwhile: all is put.
+            let is_more = protocol::size(self.head()?, self.tail()?) < self.maxsize;
             self.pass_on(self.for_room()?, waiting, is_more);
         }
         Ok(())
