@@ -121,9 +121,11 @@ type Work<'w, T> = dyn FnMut(Option<u64>, &mut dyn FnMut() -> bool) -> Result<T,
 
 /// Does `work` with the interpreter given up; `None` when its time is over.
 ///
-/// After a fork in a signal handler the child runs it again.
+/// After a fork in a signal handler the child runs it again. A close in another thread has
+/// it run again too, to be refused.
 fn waiting<T>(
     py: Python<'_>,
+    queue: &Queue,
     timeout_ns: Option<u64>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
@@ -139,7 +141,7 @@ fn waiting<T>(
             work(
                 left_ns,
                 &mut || match detached.attached(gil::check_signals) {
-                    Ok(()) => fork::epoch() == epoch,
+                    Ok(()) => fork::epoch() == epoch && !queue.is_closed(),
                     Err(error) => {
                         raised = Some(error);
                         false
@@ -499,7 +501,7 @@ impl PyQueue {
         let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
             queue.join(left_ns, keep_going)
         };
-        Ok(waiting(py, timeout_ns, work)?.is_some())
+        Ok(waiting(py, queue, timeout_ns, work)?.is_some())
     }
 }
 
@@ -520,7 +522,7 @@ fn get(
     let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
         queue.get_many(messages, left_ns, keep_going)
     };
-    Ok(waiting(py, timeout_ns, work)?.unwrap_or(0))
+    Ok(waiting(py, queue, timeout_ns, work)?.unwrap_or(0))
 }
 
 /// Says that this process is about to end, for the sake of those who wait in its queues.
