@@ -67,6 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_view_without_elements_begins_with_its_memory() {
+        assert_eq!(offset(1000, 1032, &[(3, 8), (0, -16)]), 0);
+        assert_eq!(offset(1000, 1032, &[(3, 8)]), 32);
+        assert_eq!(offset(1000, 992, &[]), -8);
+    }
+
+    #[test]
     fn views_stay_inside() {
         let ok = |offset, axes: &[(i64, i64)], item| check(100, offset, axes, item).is_ok();
         assert!(ok(0, &[(25, 4)], 4));

@@ -181,8 +181,7 @@ pub(super) fn place<'py>(
     }
     let start = hold.start().as_ptr() as usize;
     let offset = view::offset(start, seen.data as usize, axes);
-    view::check(len as u64, offset, axes, item_bytes as i64)
-        .map_err(wire::outside)?;
+    view::check(len as u64, offset, axes, item_bytes as i64).map_err(wire::outside)?;
     Ok(Some((exporter, len, offset)))
 }
 
@@ -270,8 +269,7 @@ fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyB
     let start = hold.start().as_ptr() as usize;
     let offset = view::offset(start, layout.address, &layout.axes);
     let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
-    view::check(len as u64, offset, &layout.axes, item_bytes)
-        .map_err(wire::outside)?;
+    view::check(len as u64, offset, &layout.axes, item_bytes).map_err(wire::outside)?;
     let (lengths, strides): (Vec<_>, Vec<_>) = layout
         .axes
         .iter()
