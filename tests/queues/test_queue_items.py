@@ -307,7 +307,7 @@ def test_shared_arrays(queue, kind):
             assert memory_of(got) == memory_of(a)
 
 
-@pytest.mark.parametrize("dtype", [code for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"])
+@pytest.mark.parametrize("dtype", list(np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"))
 def test_each_dtype_of_numbers(queue, dtype):
     for length in (5, MANY):
         a = np.arange(length).astype(dtype)
