@@ -73,21 +73,24 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
     end = None if timeout is None else loop.time() + timeout
     try:
         while True:
-            must_wait = True
+            must_wait = False
             try:
                 must_wait = ring_for(queue, bell.bell)
             except RuntimeError:
-                pass  # too many bells: a look each slice
-            try:
-                return attempt()
-            except refusal:
-                left = SLICE_S if end is None else min(SLICE_S, end - loop.time())
-                if left <= 0:
-                    raise
+                await bell.wait(loop, SLICE_S / 2)  # too many bells: a try now and then
+            # Not in vain: an attempt may pickle a large object.
+            if not must_wait:
+                try:
+                    return attempt()
+                except refusal:
+                    pass  # somebody was quicker
+            left = SLICE_S if end is None else min(SLICE_S, end - loop.time())
+            if left <= 0:
+                raise refusal
             if must_wait:
                 await bell.wait(loop, left)
             else:
-                await asyncio.sleep(0)  # somebody was quicker
+                await asyncio.sleep(0)
     finally:
         # A ring that was for us may have been meant for all who wait.
         try:

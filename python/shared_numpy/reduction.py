@@ -171,7 +171,8 @@ def reduce_in_queue(a):
     cls = type(a)
     arrays = _arrays()
     if cls is arrays.np.ndarray:
-        if a.nbytes < _BLOCK_MIN or arrays._has_pointers(a.dtype):
+        # NumPy's own pickles may turn the bytes of other machines round.
+        if a.nbytes < _BLOCK_MIN and a.dtype.isnative or arrays._has_pointers(a.dtype):
             return a.__reduce_ex__(_PROTOCOL)
         a, writeable = arrays.array(a), True
     else:

@@ -122,8 +122,7 @@ fn place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Placed<'py>>> {
         return Ok(None);
     };
     let start = hold.start().as_ptr() as usize;
-    // Wraps for an array that begins before its block, and is refused then.
-    let offset = layout.address.wrapping_sub(start) as i64;
+    let offset = view::offset(start, layout.address, &layout.axes);
     Ok(Some(Placed {
         exporter,
         offset,

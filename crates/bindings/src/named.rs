@@ -206,9 +206,8 @@ fn named_place(array: &Bound<'_, PyAny>, itemsize: i64) -> PyResult<Option<(PyNa
         return Ok(None);
     };
     let start = named.mapping().start().as_ptr() as usize;
-    // Wraps for an array that begins before the data, and is refused then.
     let start = start.wrapping_add(named.place().offset_bytes);
-    let offset = layout.address.wrapping_sub(start) as i64;
+    let offset = view::offset(start, layout.address, &layout.axes);
     check(&named, offset, &layout.axes, itemsize)?;
     Ok(Some((PyNamedArray { inner: named }, offset)))
 }

@@ -50,9 +50,28 @@ pub fn check(
     })
 }
 
+/// Where a view whose element at index 0 is at `address` begins in a memory that begins at
+/// `start`: to be checked.
+///
+/// One without elements may point anywhere, and begins where its memory does.
+pub fn offset(start: usize, address: usize, axes: &[(i64, i64)]) -> i64 {
+    if axes.iter().any(|&(length, _)| length == 0) {
+        return 0;
+    }
+    // Wraps for one that begins before its memory, and is refused then.
+    address.wrapping_sub(start) as i64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_view_without_elements_begins_with_its_memory() {
+        assert_eq!(offset(1000, 1032, &[(3, 8), (0, -16)]), 0);
+        assert_eq!(offset(1000, 1032, &[(3, 8)]), 32);
+        assert_eq!(offset(1000, 992, &[]), -8);
+    }
 
     #[test]
     fn views_stay_inside() {

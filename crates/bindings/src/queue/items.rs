@@ -173,7 +173,7 @@ fn put_items(
         *put += count;
         done
     };
-    waiting(py, timeout_ns, work).map(|_| ())
+    waiting(py, queue, timeout_ns, work).map(|_| ())
 }
 
 fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {

@@ -121,9 +121,11 @@ type Work<'w, T> = dyn FnMut(Option<u64>, &mut dyn FnMut() -> bool) -> Result<T,
 
 /// Does `work` with the interpreter given up; `None` when its time is over.
 ///
-/// After a fork in a signal handler the child runs it again.
+/// After a fork in a signal handler the child runs it again. A close in another thread has
+/// it run again too, to be refused.
 fn waiting<T>(
     py: Python<'_>,
+    queue: &Queue,
     timeout_ns: Option<u64>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
@@ -137,7 +139,7 @@ fn waiting<T>(
         let mut raised = None;
         let done = gil::detached(py, |detached| {
             work(left_ns, &mut || {
-                detached.hear_signals(&mut raised) && fork::epoch() == epoch
+                detached.hear_signals(&mut raised) && fork::epoch() == epoch && !queue.is_closed()
             })
         });
         match (done, raised) {
@@ -505,7 +507,7 @@ impl PyQueue {
         let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
             queue.join(left_ns, keep_going)
         };
-        Ok(waiting(py, timeout_ns, work)?.is_some())
+        Ok(waiting(py, queue, timeout_ns, work)?.is_some())
     }
 }
 
@@ -526,7 +528,7 @@ fn get(
     let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
         queue.get_many(messages, left_ns, keep_going)
     };
-    Ok(waiting(py, timeout_ns, work)?.unwrap_or(0))
+    Ok(waiting(py, queue, timeout_ns, work)?.unwrap_or(0))
 }
 
 /// Gets what is at hand, for a call that has got something; how many.

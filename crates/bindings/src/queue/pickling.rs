@@ -22,6 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 use shared_numpy_core::participation::Hold;
 use shared_numpy_core::queue::INLINE_MAX_BYTES;
+use shared_numpy_core::view;
 
 use super::wire::{self, ANY_DTYPE, COPY, HELD, HeldHead};
 use crate::block;
@@ -171,9 +172,6 @@ pub(super) fn place<'py>(
     let Some((hold, len)) = exporter::block_of(&exporter) else {
         return Ok(None);
     };
-    // Wraps for an array that begins before its block, and is refused then.
-    let start = hold.start().as_ptr() as usize;
-    let offset = (seen.data as usize).wrapping_sub(start) as i64;
     let mut axes = [(0, 0); AXES_MAX];
     let axes = axes
         .get_mut(..seen.lengths.len())
@@ -181,8 +179,9 @@ pub(super) fn place<'py>(
     for (axis, (&length, &stride)) in axes.iter_mut().zip(seen.lengths.iter().zip(seen.strides)) {
         *axis = (length as i64, stride as i64);
     }
-    shared_numpy_core::view::check(len as u64, offset, axes, item_bytes as i64)
-        .map_err(wire::outside)?;
+    let start = hold.start().as_ptr() as usize;
+    let offset = view::offset(start, seen.data as usize, axes);
+    view::check(len as u64, offset, axes, item_bytes as i64).map_err(wire::outside)?;
     Ok(Some((exporter, len, offset)))
 }
 
@@ -269,10 +268,9 @@ fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyB
         return Ok(None);
     };
     let start = hold.start().as_ptr() as usize;
-    let offset = layout.address.wrapping_sub(start) as i64;
+    let offset = view::offset(start, layout.address, &layout.axes);
     let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
-    shared_numpy_core::view::check(len as u64, offset, &layout.axes, item_bytes)
-        .map_err(wire::outside)?;
+    view::check(len as u64, offset, &layout.axes, item_bytes).map_err(wire::outside)?;
     let (lengths, strides): (Vec<_>, Vec<_>) = layout
         .axes
         .iter()

@@ -234,8 +234,9 @@ impl Queue {
     fn let_rings_go(&self) -> Result<()> {
         let (head, tail) = self.look()?;
         if head == tail {
-            self.shrink(tail)?;
+            // First those that were passed: the first ring may be among them.
             self.retire(head)?;
+            self.shrink(tail)?;
         }
         Ok(())
     }

@@ -1,0 +1,144 @@
+"""How queues end: exits, deaths, threads that wait when the interpreter goes, no NumPy."""
+
+import pytest
+
+from programs import run
+
+START = """
+    import multiprocessing, os, signal, sys, threading, time
+    import shared_numpy as snp
+    context = multiprocessing.get_context(sys.argv[1] if len(sys.argv) > 1 else "fork")
+    wait = threading.Event()
+"""
+
+
+@pytest.mark.parametrize("wait", ["queue.get()", "full.put(1)", "full.put_many([1])", "queue.get_many(5)", "full.join()"])
+@pytest.mark.parametrize("end", ["pass", "del queue, full", "sys.exit(0)"])
+def test_a_thread_that_waits_when_the_program_ends(tmp_path, wait, end):
+    assert run(tmp_path, START + """
+    queue, full = snp.Queue(), snp.JoinableQueue(1)
+    full.put(1)
+    def work(queue, full):
+        wait.set()
+        {}
+    threading.Thread(target=work, args=(queue, full), daemon=True).start()
+    wait.wait()
+    time.sleep(0.1)
+    {}
+    """.format(wait, end)) == ""
+
+
+def test_a_producer_that_exits_right_after_its_put(tmp_path, context):
+    assert run(tmp_path, START + """
+    def work(queue):
+        queue.put_many(["x" * 1000000, b"last"])
+        os._exit(0)
+    if __name__ == "__main__":
+        queue = snp.Queue()
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        process.join()
+        text, last = queue.get_many(5)
+        print(len(text), last)
+    """, context.get_start_method()) == "1000000 b'last'\n"
+
+
+def test_a_child_that_ended_did_not_die(tmp_path, context):
+    assert run(tmp_path, START + """
+    from queue import Empty
+    def work(queue, how):
+        queue.put(1)
+        if how == "exit":
+            sys.exit(3)
+    if __name__ == "__main__":
+        for how in ("return", "exit"):
+            queue = snp.Queue()
+            process = context.Process(target=work, args=(queue, how))
+            process.start()
+            process.join()
+            queue.get()
+            try:
+                queue.get(timeout=1)
+            except Empty:
+                print(how)
+    """, context.get_start_method()) == "return\nexit\n"
+
+
+def test_the_last_peer_was_killed(tmp_path, context):
+    assert run(tmp_path, START + """
+    def work(queue, full):
+        full.put(1)
+        queue.put("ready")
+        time.sleep(100)
+    if __name__ == "__main__":
+        queue, full = snp.Queue(), snp.JoinableQueue(1)
+        process = context.Process(target=work, args=(queue, full))
+        process.start()
+        queue.get(timeout=60)
+        os.kill(process.pid, signal.SIGKILL)
+        for use in (queue.get, lambda: full.put(2), full.join, lambda: queue.get_many(3)):
+            try:
+                use()
+            except snp.PeerDied:
+                print("died")
+        # What is there is got, and both go on.
+        print(full.get(), queue.put(5), queue.get())
+        process.join()
+    """, context.get_start_method()) == "died\n" * 4 + "1 None 5\n"
+
+
+def test_a_close_in_one_process_is_nothing_to_others(tmp_path, context):
+    assert run(tmp_path, START + """
+    def work(queue, back):
+        back.put("ready")
+        print(queue.get(), flush=True)
+        queue.close()
+        back.put("closed")
+    if __name__ == "__main__":
+        queue, back = snp.Queue(), snp.Queue()
+        process = context.Process(target=work, args=(queue, back))
+        process.start()
+        back.get()
+        queue.put(1)
+        back.get()
+        queue.put(2)
+        print(queue.get())
+        process.join()
+    """, context.get_start_method()) == "1\n2\n"
+
+
+def test_an_exit_with_things_in_the_queue(tmp_path, context):
+    assert run(tmp_path, START + """
+    def work(queue):
+        queue.put_many([b"x" * 100000] * 100)
+    if __name__ == "__main__":
+        queue = snp.Queue()
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        process.join()
+        print(queue.qsize())
+    """, context.get_start_method()) == "100\n"
+
+
+def test_no_program_imports_numpy_for_a_queue(tmp_path, context):
+    assert run(tmp_path, START + """
+    def loaded():
+        return sorted({"numpy", "asyncio"} & set(sys.modules))
+    def work(queue, back, lock):
+        with lock:
+            item = queue.get()
+        back.put((item, loaded()))
+        item = queue.get()
+        back.put((type(item).__name__, item.tolist(), "numpy" in sys.modules))
+    if __name__ == "__main__":
+        queue, back, lock = snp.Queue(), snp.SimpleQueue(), snp.Lock()
+        process = context.Process(target=work, args=(queue, back, lock))
+        process.start()
+        queue.put({"a": [1, "x" * 100000, b"x" * 100000]})
+        item, modules = back.get()
+        print(len(item["a"]), modules, loaded())
+        # The first array that the child sees comes out of a queue.
+        queue.put(snp.ones(3))
+        print(back.get())
+        process.join()
+    """, context.get_start_method()) == "3 [] []\n('SharedNDArray', [1.0, 1.0, 1.0], True)\n"
