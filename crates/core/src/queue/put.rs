@@ -152,7 +152,11 @@ impl Queue {
                     let place = self.for_items()?;
                     self.wake(place);
                 }
-                Turn::Full(head) => self.wait(self.for_room()?, head.0, waiting)?,
+                Turn::Full(head) => {
+                    self.wait(self.for_room()?, head.0, waiting)?;
+                    // The room may be that which the last close has made.
+                    self.check()?;
+                }
                 Turn::NoRoom { last, ring, units } => {
                     new_ring = Some(self.make_ring(last, ring, units, waiting.keep_going)?);
                 }
