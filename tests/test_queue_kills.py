@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("numpy")
 
-from programs import needs_tracker, run  # noqa: E402
+from programs import needs_tracker, run
 
 METHODS = ["fork", "spawn"]
 TRACKERS = ["kept", pytest.param("killed", marks=needs_tracker)]
