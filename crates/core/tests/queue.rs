@@ -47,7 +47,7 @@ fn one_process() {
     a_stale_item_is_refused_and_the_queue_goes_on();
     threads_share_a_queue();
     a_wait_can_be_interrupted();
-    a_close_during_a_put_makes_no_error_of_what_was_put();
+    a_close_during_a_put_ends_it_and_tells_what_was_put();
     what_is_not_a_queue_is_refused();
     a_table_of_tokens_that_is_full_is_no_end();
     who_waits_without_a_thread_is_rung();
@@ -356,19 +356,20 @@ fn a_wait_can_be_interrupted() {
     settle(vec![queue]);
 }
 
-fn a_close_during_a_put_makes_no_error_of_what_was_put() {
+fn a_close_during_a_put_ends_it_and_tells_what_was_put() {
     let queue = queue(QueueOptions {
         maxsize: 1,
         ..QueueOptions::default()
     });
-    put(&queue, b"in the way");
     let item = Item {
         parts: &[b"next"],
         holds: &[],
     };
-    // As another thread may; the last close empties the queue.
+    // As another thread may; the last close empties the queue, which makes no room for more.
     let mut close = || queue.close().is_ok();
-    assert_eq!(queue.put_many(&[item], None, &mut close), (1, Ok(())));
+    let (put, done) = queue.put_many(&[item, item], None, &mut close);
+    assert_eq!(put, 1);
+    assert!(matches!(done, Err(Stop::Failed(Error::NotAllowed(_)))));
     settle(vec![queue]);
 }
 
