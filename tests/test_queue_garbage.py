@@ -15,7 +15,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from shared_numpy import Queue, _core  # noqa: E402
-from array_samples import address_of, in_use  # noqa: E402
+from array_samples import address_of  # noqa: E402
 from test_array_garbage import mutated  # noqa: E402
 
 ERRORS = (ValueError, LookupError, TypeError, RuntimeError, EOFError, BufferError, pickle.UnpicklingError)
@@ -70,7 +70,7 @@ class Place:
 @pytest.fixture
 def a():
     gc.collect()
-    before = in_use()
+    before = snp.stats()["held_blocks"]
     # Its neighbours: whoever writes beyond it is noticed.
     made = [snp.array(np.arange(48, dtype="u1").reshape(6, 8)) for _ in range(5)]
     yield made[2]
@@ -79,7 +79,8 @@ def a():
     del made
     gc.collect()  # exceptions that were caught refer to frames that refer to arrays
     snp.trim(True)
-    assert in_use() <= before + 64
+    # pytest keeps the one that it was given. (Its size is not told by the array's: a block is used again as it is.)
+    assert snp.stats()["held_blocks"] <= before + 1
 
 
 @pytest.mark.parametrize("seed", range(3))
