@@ -137,9 +137,7 @@ class Record:
     """The first record of a queue, in the queue's own memory."""
 
     def __init__(self, queue):
-        handle, sent = queue._send()
-        self._sent = sent
-        self._memory = _core.array_open(handle, 1)[0]
+        self._memory = _core.array_open(queue._send(), 1)[0]
         self.view = memoryview(self._memory)
 
     @classmethod
@@ -155,7 +153,6 @@ class Record:
 
     def close(self):
         self.view.release()
-        self._sent.withdraw()
         del self._memory
 
 

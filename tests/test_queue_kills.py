@@ -26,7 +26,7 @@ COMMON = """
     WITHOUT = os.environ.get("SHARED_NUMPY_DISABLE", "")
 
     def start(target, *args):
-        child = context.Process(target=target, args=args)
+        child = context.Process(target=target, args=args, daemon=True)  # a test that fails leaves nobody behind
         child.start()
         return child
 

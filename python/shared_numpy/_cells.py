@@ -21,7 +21,7 @@ class Shared:
     _cell = None  # type: Any
 
     def _send(self):
-        """A handle, and what takes it back."""
+        """A handle, which holds the cell until somebody receives it."""
         return self._cell.send()
 
     def __reduce_ex__(self, protocol):
@@ -30,11 +30,9 @@ class Shared:
         return reduce(self)
 
 
-def reduce(self, published=None):
-    """The object by handle, as a pickler wants it."""
-    handle, sent = self._send()
-    if published is not None:
-        published._sent.append(sent)
+def reduce(self):
+    """The object by handle, as ``multiprocessing``'s pickler wants it."""
+    handle = self._send()
     _family.export()
     return rebuild, (type(self), handle, self._details())
 
@@ -56,9 +54,19 @@ def rebuild(cls, handle, details):
     return self
 
 
+def reduce_in_queue(self):
+    """The object as a queue's pickler wants it: its memory goes along as an array's does."""
+    return rebuild_in_queue, (type(self), _core.queue_keep(self._send()), self._details())
+
+
+def rebuild_in_queue(cls, place, details):
+    """The object that a queue brought."""
+    return rebuild(cls, _core.queue_handle(place), details)
+
+
 def travels(cls):
-    """Class decorator: has ``multiprocessing``'s pickler take instances by handle."""
-    reduction.register_reducer(cls, reduce)  # type: ignore[attr-defined]
+    """Class decorator: has ``multiprocessing``'s pickler, and queues', take instances by handle."""
+    reduction.register_reducer(cls, reduce, reduce_in_queue)
     return cls
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "QueueTools",
     "SEM_VALUE_MAX",
     "SemLock",
-    "Sent",
     "StaleHandle",
     "Tracker",
     "TrackerUnavailable",
@@ -64,6 +63,9 @@ __all__ = [
     "named_unlink",
     "queue_add_buffer",
     "queue_array",
+    "queue_handle",
+    "queue_is_alone",
+    "queue_keep",
     "queue_open_place",
     "queue_pass_on_ring",
     "queue_place",
@@ -190,14 +192,7 @@ def block_create(nbytes: int, zeroed: bool) -> Exporter:
 def array_maker(slow: _MakerT) -> _MakerT:
     """The function in C that stands for `slow`, which is called for arguments that are not plain; by its name."""
 
-@final
-class Sent:
-    """That a handle was made. It cannot be made from Python."""
-
-    def withdraw(self) -> None:
-        """Declares that the handle reached nobody and never will; nothing happens if it has."""
-
-def array_send(array: np.ndarray[Any, Any]) -> tuple[bytes, Sent] | None:
+def array_send(array: np.ndarray[Any, Any]) -> bytes | None:
     """A handle of an array, which holds its memory until it is received; None when that is not a block's."""
 
 def array_is_dropped(array: np.ndarray[Any, Any]) -> bool:
@@ -246,9 +241,6 @@ class NamedArray:
 
     def publish(self) -> bool:
         """Whether the name still leads to this array."""
-
-    def withdraw(self) -> None:
-        """Nothing to do: handles of named arrays are not counted."""
 
     def unlink(self) -> bool:
         """Removes the name; False when that was done before. The tracker is the caller's to tell."""
@@ -301,7 +293,7 @@ class SemLock:
     def _open(self, handle: bytes, kind: int, raises: bool) -> None:
         """Makes it the one that a handle leads to. RuntimeError for a handle of something else; as `array_open`."""
 
-    def _send(self) -> tuple[bytes, Sent]:
+    def _send(self) -> bytes:
         """A handle, which holds the memory until it is received."""
 
     def _acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool:
@@ -328,7 +320,7 @@ class ConditionCell:
     def __new__(cls, places: int) -> ConditionCell: ...
     @staticmethod
     def open(handle: bytes) -> ConditionCell: ...
-    def send(self) -> tuple[bytes, Sent]: ...
+    def send(self) -> bytes: ...
     def waiting(self) -> int:
         """How many wait and are not notified."""
 
@@ -345,7 +337,7 @@ class EventCell:
     def __new__(cls) -> EventCell: ...
     @staticmethod
     def open(handle: bytes) -> EventCell: ...
-    def send(self) -> tuple[bytes, Sent]: ...
+    def send(self) -> bytes: ...
     def is_set(self) -> bool: ...
     def set(self) -> None: ...
     def clear(self) -> None: ...
@@ -359,7 +351,7 @@ class BarrierCell:
     def __new__(cls, parties: int) -> BarrierCell: ...
     @staticmethod
     def open(handle: bytes) -> BarrierCell: ...
-    def send(self) -> tuple[bytes, Sent]: ...
+    def send(self) -> bytes: ...
     @property
     def parties(self) -> int: ...
     @property
@@ -379,7 +371,7 @@ class IntegerCell:
     def __new__(cls, value: int) -> IntegerCell: ...
     @staticmethod
     def open(handle: bytes) -> IntegerCell: ...
-    def send(self) -> tuple[bytes, Sent]: ...
+    def send(self) -> bytes: ...
     def load(self) -> int: ...
     def store(self, value: int) -> None: ...
     def exchange(self, value: int) -> int: ...
@@ -396,7 +388,7 @@ class QueueTools:
 
     def __new__(
         cls,
-        dumps: Callable[[object], tuple[bytes, object]],
+        dumps: Callable[[object], bytes],
         loads: Callable[..., object],
         copy: Callable[[Any], object],
         empty: type[Exception],
@@ -414,8 +406,8 @@ class Queue:
     def _open(self, handle: bytes | str, tools: QueueTools) -> None:
         """Makes this object the queue that a handle leads to."""
 
-    def _send(self) -> tuple[bytes, Sent]:
-        """A handle, and what takes it back."""
+    def _send(self) -> bytes:
+        """A handle, which holds the queue until somebody receives it."""
 
     @property
     def maxsize(self) -> int: ...
@@ -461,6 +453,15 @@ def queue_place(array: np.ndarray[Any, Any]) -> bytes | None:
 def queue_open_place(place: bytes, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:
     """Memory, offset, shape and strides of what `queue_place` made these bytes of."""
 
+def queue_keep(handle: bytes) -> bytes:
+    """Takes the block of a lock, a queue or the like along; what stands for it in the pickle."""
+
+def queue_handle(place: bytes) -> bytes:
+    """A handle of what `queue_keep` made these bytes of, good while that is unpickled."""
+
+def queue_is_alone(queue: Queue) -> bool:
+    """Whether the last other process that had the queue died, and no handle of it is on its way."""
+
 def queue_add_buffer(exporter: Exporter, nbytes: int) -> None:
     """Takes a block along as the next out-of-band buffer of the pickle."""
 
@@ -481,7 +482,7 @@ class LatestCell:
     def __new__(cls, frame_bytes: int) -> LatestCell: ...
     @staticmethod
     def open(handle: bytes, frame_bytes: int) -> LatestCell: ...
-    def send(self) -> tuple[bytes, Sent]: ...
+    def send(self) -> bytes: ...
     @property
     def number(self) -> int:
         """The number of the newest frame; zero when there is none yet."""

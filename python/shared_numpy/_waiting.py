@@ -7,6 +7,7 @@ What is guaranteed:
   the next one.
 - A ring that does not arrive (another network namespace, a full table) costs a slice of
   `SLICE_S`, no more.
+- A wait that nobody is left to end raises `PeerDied`, as a blocking one does.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # How long at most until who waits looks again, in seconds.
 SLICE_S = 0.05
+# How often who waits looks after the others, in seconds.
+LOOK_S = 0.2
 
 # The bell of each loop, which is the loop's own: nobody else rings for it.
 _bells = weakref.WeakKeyDictionary()  # type: MutableMapping[asyncio.AbstractEventLoop, _Bell]
@@ -71,6 +74,7 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
     loop = asyncio.get_event_loop()
     bell = _bell_of(loop)
     end = None if timeout is None else loop.time() + timeout
+    look, was_alone = loop.time() + LOOK_S, False
     try:
         while True:
             must_wait = False
@@ -87,6 +91,13 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
             left = SLICE_S if end is None else min(SLICE_S, end - loop.time())
             if left <= 0:
                 raise refusal
+            if loop.time() >= look:
+                # Twice: somebody may have received a handle and not opened the queue yet. Whatever
+                # the dead did they did before: an attempt comes after the second look.
+                is_alone, look = _core.queue_is_alone(queue), loop.time() + LOOK_S
+                if is_alone and was_alone:
+                    return _last_attempt(attempt, refusal)
+                was_alone = is_alone
             if must_wait:
                 await bell.wait(loop, left)
             else:
@@ -97,3 +108,11 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
             _core.queue_pass_on_ring(queue)
         except ValueError:
             pass  # closed meanwhile: others were told by that
+
+
+def _last_attempt(attempt, refusal):
+    try:
+        return attempt()
+    except refusal:
+        raise _core.PeerDied("nobody who could end this wait is left: the last other process that had "
+                             "the queue died") from None

@@ -67,6 +67,8 @@ class Queue(_Queue):
         ------
         Full
             There was no room in `timeout` seconds.
+        ValueError, PeerDied, Exception
+            As `put`.
         """
         from . import _waiting
         await _waiting.attempts(self, lambda: self.put(obj, False), Full, _core.queue_ring_for_room, timeout)
@@ -78,6 +80,8 @@ class Queue(_Queue):
         ------
         Empty
             Nothing came in `timeout` seconds.
+        ValueError, PeerDied, Exception
+            As `get`.
         """
         from . import _waiting
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)

@@ -9,15 +9,14 @@ What is guaranteed:
 
 - A handle never leads to memory outside the array it was made for: it is checked
   when it is made and again when it is opened.
-- What nobody was told of is not kept: a handle that was made and then not sent
-  (the queue was full) can be taken back with `Published.withdraw`.
+- What a queue of ours takes along it holds itself: it is let go of with the queue, or when
+  it was not put after all. Other pickles' handles expire with their sender.
 """
 
 import copyreg
 import io
 import pickle
 import sys
-import weakref
 from multiprocessing.reduction import ForkingPickler
 
 from . import _core
@@ -25,14 +24,14 @@ from . import _family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List  # noqa: F401
+    from typing import Any, Callable, Dict, List  # noqa: F401
 
-__all__ = ["dumps_for_queue", "register", "Published"]
+__all__ = ["dumps_for_queue", "register", "register_reducer"]
 
 # The classes that are sent by handle.
 _classes = []  # type: List[type]
-# Reducers of other objects than arrays that take a `Published`.
-_reducers = []  # type: List[Callable[..., Any]]
+# Reducers for multiprocessing's pickler -> those that our queues use in their place.
+_in_queue = {}  # type: Dict[Callable[..., Any], Callable[..., Any]]
 # Whose picklers lead to worker processes and are not multiprocessing's. They are never
 # imported here; the first two let us register reducers, of the last we see the calls.
 _LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
@@ -41,68 +40,36 @@ _WORKERS = _LOKY + ("joblib.pool",)
 _PICKLERS = ("pickle", "cloudpickle", "joblib.externals.cloudpickle")
 
 
-class Published:
-    """What the handles in one pickle hold."""
-
-    __slots__ = ("_sent",)
-
-    def __init__(self):
-        self._sent = []
-
-    def __bool__(self):
-        """Whether there is anything to take back."""
-        return bool(self._sent)
-
-    def withdraw(self):
-        """Declares that the pickle reached nobody and never will."""
-        while self._sent:
-            self._sent.pop().withdraw()
-
-
 def dumps_for_queue(obj):
-    """Pickles `obj` for a queue of ours, which `_core` has opened: arrays go beside the pickle.
+    """Pickles `obj` for a queue of ours, which `_core` has opened: shared memory goes beside the pickle.
 
     Returns
     -------
-    tuple of (bytes, Published or None)
+    bytes
 
     Raises
     ------
     Exception
-        What pickling raises; nothing is published then.
+        What pickling raises.
     """
     # One that another thread, or a put inside this one, uses is not there.
     pickler = _free.pop() if _free else _QueuePickler(io.BytesIO())
-    try:
-        pickler.dump(obj)
-    except BaseException:
-        pickler.published.withdraw()
-        raise
+    pickler.dump(obj)  # one that failed is not used again
     data = pickler.take()
-    published = pickler.published
-    if published:
-        pickler.published = Published()
-    else:
-        published = None
     _free.append(pickler)
-    return data, published
+    return data
 
 
 class _QueuePickler(pickle.Pickler):
-    """A pickler for one object after the other.
-
-    Objects that have handles of their own (locks, queues, named arrays) note in `published`
-    what these hold.
-    """
+    """A pickler for one object after the other."""
 
     def __init__(self, buffer):
         self._buffer = buffer
-        self.published = Published()
         if _PROTOCOL < 5:
             super().__init__(buffer, _PROTOCOL)
         else:
             super().__init__(buffer, _PROTOCOL, buffer_callback=_keep_in_band)
-        self.dispatch_table = _QueueTable(self)
+        self.dispatch_table = _queue_table
 
     def take(self):
         """The pickle; nothing of it stays."""
@@ -117,11 +84,6 @@ class _QueueTable(dict):
     """How objects are reduced: arrays by what is in this dictionary, which is quick; others as
     ``multiprocessing`` and ``copyreg`` say at the time."""
 
-    def __init__(self, pickler):
-        super().__init__()
-        # Not a circle: picklers that failed are to go at once.
-        self._pickler = weakref.ref(pickler)
-
     def __missing__(self, cls):
         # A program without arrays does not load NumPy.
         if cls.__name__ in _ARRAYS and cls in _arrays().KINDS:
@@ -131,18 +93,12 @@ class _QueueTable(dict):
         known = ForkingPickler._extra_reducers.get(cls)
         if known is None:
             return copyreg.dispatch_table[cls]  # KeyError: reduced as the class says
-        if known is _reduce:
-            return reduce_in_queue
-        if known in _reducers:
-            return self._noting(known)
-        return known
-
-    def _noting(self, reduce):
-        return lambda obj: reduce(obj, self._pickler().published)
+        return _in_queue.get(known, known)
 
 
 # What the classes in `arrays.KINDS` are called.
 _ARRAYS = ("ndarray", "SharedNDArray")
+_queue_table = _QueueTable()
 # Picklers that nobody uses at the moment.
 _free = []  # type: List[_QueuePickler]
 _PROTOCOL = min(pickle.HIGHEST_PROTOCOL, 5)
@@ -179,7 +135,7 @@ def reduce_in_queue(a):
         writeable = a.flags.writeable
     place = _core.queue_place(a)
     if place is None:
-        return _reduce_elsewhere(a, None)
+        return _reduce_elsewhere(a, reduce_in_queue)
     return _open_place, (place, _short(a.dtype), writeable, None if cls is arrays.SharedNDArray else cls)
 
 
@@ -202,16 +158,16 @@ def _open_place(place, dtype, writeable, cls):
 
 def register(cls):
     """Lets ``multiprocessing`` and ``loky`` send objects of exactly the class `cls` by handle."""
-    ForkingPickler.register(cls, _reduce)
+    register_reducer(cls, _reduce, reduce_in_queue)
     _classes.append(cls)
     _register_with_loky()
 
 
-def register_reducer(cls, reduce):
-    """Lets ``multiprocessing`` send objects of exactly the class `cls` as `reduce(obj, published)`
-    says, which adds to `published`, where that is not None, what can be withdrawn."""
+def register_reducer(cls, reduce, in_queue):
+    """Lets ``multiprocessing`` send objects of exactly the class `cls` as `reduce` says, and our queues
+    as `in_queue` does."""
     ForkingPickler.register(cls, reduce)
-    _reducers.append(reduce)
+    _in_queue[reduce] = in_queue
 
 
 def _register_with_loky():
@@ -244,26 +200,23 @@ def reduce_for_worker(a):
     return None
 
 
-def _reduce(a, published=None):
+def _reduce(a):
     """The handle of `a`, as a pickler wants it."""
     handle = _core.array_send(a)
     if handle is None:
-        return _reduce_elsewhere(a, published)
-    handle, sent = handle
-    if published is not None:
-        published._sent.append(sent)
+        return _reduce_elsewhere(a, _reduce)
     _family.export()
     cls = type(a)
     return _open, (handle, _short(a.dtype), a.flags.writeable,
                    None if cls is _arrays().SharedNDArray else cls)
 
 
-def _reduce_elsewhere(a, published):
+def _reduce_elsewhere(a, reduce):
     """The handle of an array in a named array, or what is sent for want of one."""
     if _core.named_place(a, a.dtype.itemsize) is None:
         return a.__reduce_ex__(4)  # an object of a user's class with private memory
     from . import named
-    return named.reduce(a) or _reduce(_copy(a), published)  # its name may be gone, the memory is not
+    return named.reduce(a) or reduce(_copy(a))  # its name may be gone, the memory is not
 
 
 def _copy(a):

@@ -174,19 +174,6 @@ def test_what_is_on_its_way_shows_and_can_be_given_up():
         pickle.loads(data)
 
 
-def test_taking_back_what_arrived_changes_nothing():
-    a = snp.array([1, 2, 3])
-    name = name_of(a)
-    handle, sent = _core.array_send(a)
-    opened = _core.array_open(handle, a.itemsize)
-    del a
-    for _ in range(3):
-        sent.withdraw()
-    assert exists(name) and bytes(opened[0])[:1] == b"\1"
-    del opened
-    assert not exists(name)
-
-
 def test_many_arrays_are_on_their_way_at_once():
     arrays = [snp.full(3, number) for number in range(1000)]
     pickles = [bytes(ForkingPickler.dumps(a)) for a in arrays]

@@ -81,10 +81,37 @@ def test_the_last_peer_was_killed(tmp_path, context):
                 use()
             except snp.PeerDied:
                 print("died")
+        import asyncio
+        loop = asyncio.new_event_loop()
+        for use in (queue.aget, lambda: full.aput(2)):
+            try:
+                loop.run_until_complete(use())
+            except snp.PeerDied:
+                print("died")
         # What is there is got, and both go on.
         print(full.get(), queue.put(5), queue.get())
         process.join()
-    """, context.get_start_method()) == "died\n" * 4 + "1 None 5\n"
+    """, context.get_start_method()) == "died\n" * 6 + "1 None 5\n"
+
+
+def test_what_a_producer_leaves_outlives_it(tmp_path, context):
+    """Locks and queues too, which expire in other pickles when their sender has ended."""
+    assert run(tmp_path, START + """
+    os.environ["SHARED_NUMPY_INFLIGHT_S"] = "0"
+    def work(queue):
+        reply = snp.Queue()
+        reply.put("inside")
+        queue.put([reply, snp.Lock(), snp.ones(3)])
+    if __name__ == "__main__":
+        queue = snp.Queue()
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        process.join()
+        time.sleep(2)
+        snp.trim(in_flight=True)
+        reply, lock, a = queue.get(timeout=60)
+        print(reply.get(timeout=60), lock.acquire(), a.sum())
+    """, context.get_start_method()) == "inside True 3.0\n"
 
 
 def test_a_close_in_one_process_is_nothing_to_others(tmp_path, context):

@@ -138,7 +138,8 @@ def test_a_queue_that_is_dropped_gives_back_what_is_in_it():
     before = kept()
     for kind in (snp.Queue, snp.JoinableQueue, snp.SimpleQueue):
         queue = kind()
-        queue.put_many([snp.ones(1000), "x" * 100000, b"x" * 100000, np.ones(50000), [np.ones(50000)]])
+        queue.put_many([snp.ones(1000), "x" * 100000, b"x" * 100000, np.ones(50000), [np.ones(50000)],
+                        snp.Lock(), snp.Condition(), snp.AtomicInt(), snp.Queue(), snp.Latest(3)])
         queue.put_many([b"x" * 1000] * 5000)
         del queue
         assert kept() == before
@@ -148,11 +149,57 @@ def test_a_queue_that_is_closed_gives_back_what_is_in_it():
     before = kept()
     queue = Queue()
     empty = kept()
-    queue.put_many([snp.ones(1000), "x" * 100000, b"x" * 100000, np.ones(50000)])
+    queue.put_many([snp.ones(1000), "x" * 100000, b"x" * 100000, np.ones(50000), snp.Lock(), snp.Queue()])
     queue.put_many([b"x" * 1000] * 5000)
     queue.close()
     assert kept() == empty
     del queue
+    assert kept() == before
+
+
+@pytest.mark.parametrize("make", [
+    snp.Lock, snp.RLock, lambda: snp.BoundedSemaphore(3), snp.Condition, snp.Event, lambda: snp.Barrier(2), snp.AtomicInt,
+    snp.Queue, lambda: snp.Latest(3), lambda: [snp.Queue(), snp.Lock()]])
+def test_what_is_in_a_queue_is_not_given_up_either_when_it_is_no_array(make):
+    before = kept()
+    queue = Queue()
+    queue.put(make())
+    snp.trim(True)  # gives up what expires some time after its sender
+    assert queue.get(timeout=PATIENCE_S) is not None
+    del queue
+    assert kept() == before
+
+
+def test_a_lock_that_went_through_a_queue_is_the_same_lock():
+    queue, lock, number = Queue(), snp.Lock(), snp.AtomicInt(5)
+    queue.put({"lock": lock, "again": [lock], "number": number})
+    got = queue.get(timeout=PATIENCE_S)
+    assert got["lock"] is got["again"][0] and got["lock"].acquire() and not lock.acquire(False)
+    got["number"].add(2)
+    assert number.load() == 7
+
+
+def test_queues_in_each_other():
+    before = kept()
+    one, two = Queue(), Queue()
+    one.put([two, snp.ones(3)])
+    two.put_many([1, snp.ones(1000)])
+    del one, two
+    # The second was in the first, which nobody has: what was in the second is seen to by a look.
+    snp.trim()
+    assert kept() == before
+
+
+def test_a_queue_in_itself():
+    before = kept()
+    queue = Queue()
+    queue.put([queue, 1])
+    got, one = queue.get(timeout=PATIENCE_S)
+    got.put(2)
+    assert one == 1 and queue.get(timeout=PATIENCE_S) == 2
+    queue.put(queue)
+    del queue, got
+    snp.trim()
     assert kept() == before
 
 

@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use shared_numpy_core::error::Error;
-use shared_numpy_core::participation::{self, Handle, Hold, Sent};
+use shared_numpy_core::participation::{self, Handle, Hold};
 use shared_numpy_core::view;
 
 use crate::error::exception;
@@ -56,9 +56,32 @@ pub(crate) fn allocate(py: Python<'_>, nbytes: usize, is_zeroed: bool) -> PyResu
     Ok(hold)
 }
 
-/// A handle of a block, and what takes it back.
-pub(crate) fn send(py: Python<'_>, hold: &Hold) -> PyResult<(Handle, Sent)> {
-    at_hand_or_waiting(py, |keep_going| hold.send(keep_going))
+/// A handle of a block, which holds it until somebody receives it.
+fn send(py: Python<'_>, hold: &Hold) -> PyResult<Handle> {
+    // Whether it arrives nobody will tell: it expires with its sender.
+    let (handle, _) = at_hand_or_waiting(py, |keep_going| hold.send(keep_going))?;
+    Ok(handle)
+}
+
+/// The same, as bytes, for objects that are all of their block.
+pub(crate) fn send_whole<'py>(py: Python<'py>, hold: &Hold) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(whole(py, hold, send(py, hold)?))
+}
+
+/// A handle of all of a block that holds nothing: for who holds the block meanwhile.
+pub(crate) fn name_whole<'py>(py: Python<'py>, hold: &Hold) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(whole(py, hold, hold.handle().map_err(exception)?))
+}
+
+fn whole<'py>(py: Python<'py>, hold: &Hold, handle: Handle) -> Bound<'py, PyBytes> {
+    let view = ViewHandle {
+        handle,
+        len_bytes: hold.size_bytes() as u64,
+        offset_bytes: 0,
+        axes: Vec::new(),
+        is_frozen: false,
+    };
+    PyBytes::new(py, &view.to_bytes())
 }
 
 /// The block that a handle leads to.
@@ -76,26 +99,6 @@ pub(crate) fn export(py: Python<'_>, hold: Hold, nbytes: usize) -> PyResult<Boun
 fn block_create(py: Python<'_>, nbytes: usize, zeroed: bool) -> PyResult<Bound<'_, PyAny>> {
     let hold = allocate(py, nbytes, zeroed)?;
     export(py, hold, nbytes)
-}
-
-/// That a handle was made; what it holds can be taken back.
-#[pyclass(module = "shared_numpy._core", name = "Sent", frozen)]
-pub(crate) struct PySent {
-    sent: Sent,
-}
-
-impl PySent {
-    pub(crate) fn new(sent: Sent) -> Self {
-        PySent { sent }
-    }
-}
-
-#[pymethods]
-impl PySent {
-    /// Declares that the handle reached nobody and never will; again: nothing.
-    fn withdraw(&self) {
-        self.sent.withdraw();
-    }
 }
 
 /// An array that lies in a block.
@@ -134,10 +137,10 @@ fn outside(error: Error) -> PyErr {
     PyValueError::new_err(format!("view outside its memory: {error}"))
 }
 
-/// A handle of `array`, which holds its memory until somebody receives it, and what takes
-/// that back; None when its memory is not a block's.
+/// A handle of `array`, which holds its memory until somebody receives it; None when its
+/// memory is not a block's.
 #[pyfunction]
-fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, PySent)>> {
+fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let py = array.py();
     let Some(placed) = place(array)? else {
         return Ok(None);
@@ -145,7 +148,7 @@ fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyB
     let (hold, len) = placed.hold()?;
     let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
     view::check(len as u64, placed.offset, &placed.axes, item_bytes).map_err(outside)?;
-    let (handle, sent) = send(py, hold)?;
+    let handle = send(py, hold)?;
     let view = ViewHandle {
         handle,
         len_bytes: len as u64,
@@ -153,7 +156,7 @@ fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyB
         axes: placed.axes.clone(),
         is_frozen: exporter::is_read_only(&placed.exporter),
     };
-    Ok(Some((PyBytes::new(py, &view.to_bytes()), PySent { sent })))
+    Ok(Some(PyBytes::new(py, &view.to_bytes())))
 }
 
 /// A name for `array`: text that `array_open` takes. It holds nothing. None when the memory
@@ -204,12 +207,23 @@ pub(crate) fn parse(handle: &Bound<'_, PyAny>) -> PyResult<ViewHandle> {
 
 /// What a handle or a name leads to: a buffer over the memory, and offset, shape and strides
 /// of the view, which lies inside it.
-type Opened<'py> = (
+pub(crate) type Opened<'py> = (
     Bound<'py, PyAny>,
     i64,
     Bound<'py, PyTuple>,
     Bound<'py, PyTuple>,
 );
+
+pub(crate) fn opened<'py>(
+    exporter: Bound<'py, PyAny>,
+    offset: i64,
+    axes: &[(i64, i64)],
+) -> PyResult<Opened<'py>> {
+    let py = exporter.py();
+    let shape = PyTuple::new(py, axes.iter().map(|axis| axis.0))?;
+    let strides = PyTuple::new(py, axes.iter().map(|axis| axis.1))?;
+    Ok((exporter, offset, shape, strides))
+}
 
 /// Opens what a handle (bytes) or a name (text) leads to, for items of so many bytes.
 #[pyfunction]
@@ -228,13 +242,10 @@ fn array_open<'py>(handle: &Bound<'py, PyAny>, itemsize: i64) -> PyResult<Opened
     if view.is_frozen {
         exporter::make_read_only(&exporter);
     }
-    let shape = PyTuple::new(py, view.axes.iter().map(|axis| axis.0))?;
-    let strides = PyTuple::new(py, view.axes.iter().map(|axis| axis.1))?;
-    Ok((exporter, view.offset_bytes, shape, strides))
+    opened(exporter, view.offset_bytes, &view.axes)
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<PySent>()?;
     m.add_function(wrap_pyfunction!(block_create, m)?)?;
     m.add_function(wrap_pyfunction!(array_send, m)?)?;
     m.add_function(wrap_pyfunction!(array_name, m)?)?;

@@ -20,15 +20,14 @@ use pyo3::types::PyBytes;
 use shared_numpy_core::error::Error;
 use shared_numpy_core::latest::{Latest, Received};
 use shared_numpy_core::lock::wait::Stop;
-use shared_numpy_core::sys::{fork, futex};
+use shared_numpy_core::sys::fork;
 
-use crate::block::{self, PySent, at_hand_or_waiting};
+use crate::block::{self, at_hand_or_waiting};
 use crate::error::{PeerDied, exception};
 use crate::exporter::{self, Mark};
-use crate::gil;
-use crate::handle::ViewHandle;
 use crate::ndarray;
 use crate::sync::{checked, timeout_ns};
+use crate::waiting::waiting;
 
 /// A channel; of its frames it knows only their length in bytes.
 #[pyclass(module = "shared_numpy._core", frozen)]
@@ -84,34 +83,19 @@ impl LatestCell {
         after: u64,
         timeout_ns: Option<u64>,
     ) -> PyResult<Option<Received>> {
-        let end_ns = timeout_ns.and_then(|timeout_ns| futex::now_ns().checked_add(timeout_ns));
-        let mut left_ns = timeout_ns;
-        loop {
-            let epoch = fork::epoch();
-            let mut raised = None;
-            let done = gil::detached(py, |detached| {
-                let keep_going =
-                    &mut || detached.hear_signals(&mut raised) && fork::epoch() == epoch;
-                self.channel.wait(after, left_ns, keep_going)
-            });
-            match (done, raised) {
-                (_, Some(error)) => return Err(error),
-                (Ok(received), None) => return Ok(Some(received)),
-                (Err(Stop::TimedOut), None) => return Ok(None),
-                (Err(Stop::Failed(Error::PeerDied)), None) => {
-                    return Err(PeerDied::new_err(
-                        "the channel's writer has died, and nobody took its place: there will be \
-                         no newer frame until somebody publishes one",
-                    ));
-                }
-                // Reading was interrupted as well: by a fork in a handler.
-                (Err(Stop::Interrupted | Stop::Failed(Error::Interrupted)), None) => {
-                    left_ns = end_ns.map(|end_ns| end_ns.saturating_sub(futex::now_ns()));
-                }
-                (Err(Stop::Failed(error)), None) => return Err(exception(error)),
-                (Err(Stop::Broken), None) => {
-                    return Err(PyRuntimeError::new_err("broken by nobody"));
-                }
+        let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
+            self.channel.wait(after, left_ns, keep_going)
+        };
+        match waiting(py, timeout_ns, &|| true, work)? {
+            Ok(received) => Ok(Some(received)),
+            Err(Stop::TimedOut) => Ok(None),
+            Err(Stop::Failed(Error::PeerDied)) => Err(PeerDied::new_err(
+                "the channel's writer has died, and nobody took its place: there will be \
+                 no newer frame until somebody publishes one",
+            )),
+            Err(Stop::Failed(error)) => Err(exception(error)),
+            Err(Stop::Broken | Stop::Interrupted) => {
+                Err(PyRuntimeError::new_err("interrupted by nobody"))
             }
         }
     }
@@ -133,18 +117,9 @@ impl LatestCell {
         Ok(Self::over(checked(Latest::open(hold))?, frame_bytes))
     }
 
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
-        let hold = self.channel.hold();
-        let (handle, sent) = block::send(py, hold)?;
-        let view = ViewHandle {
-            handle,
-            len_bytes: hold.size_bytes() as u64,
-            offset_bytes: 0,
-            axes: Vec::new(),
-            is_frozen: false,
-        };
-        Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
+    /// A handle, which holds the channel until somebody receives it.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        block::send_whole(py, self.channel.hold())
     }
 
     /// The number of the newest frame; zero when there is none yet.

@@ -14,6 +14,7 @@ mod block;
 mod error;
 mod exporter;
 mod family;
+mod fastcall;
 mod gil;
 mod handle;
 mod interpreter;
@@ -28,6 +29,7 @@ mod queue;
 mod segment;
 mod sync;
 mod tracker;
+mod waiting;
 
 use pyo3::prelude::*;
 

@@ -5,10 +5,6 @@
 //! numbers, 'C' or 'F') take no Python code, everything else is handed to that
 //! function with its arguments untouched, so that errors are NumPy's and its own.
 //!
-//! On 3.7 and newer arguments come as CPython has them at hand (`METH_FASTCALL`, whose
-//! form has not changed since; the stable ABI names it from 3.10 on), on 3.6, where it was
-//! another, as a tuple and a dictionary.
-//!
 //! An array is made as an ordinary one over a block's exporter and then becomes a
 //! `SharedNDArray` ([`ndarray::adopt`]): NumPy calls no hook for it.
 
@@ -16,7 +12,7 @@
 
 mod arguments;
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -27,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::block;
+use crate::fastcall::{FastCall, METH_FASTCALL};
 use crate::gil;
 use crate::ndarray;
 use crate::numpy::{self, AXES_MAX};
@@ -69,17 +66,6 @@ static MAKERS: [Maker; 3] = [
         slow: AtomicPtr::new(ptr::null_mut()),
     },
 ];
-
-/// A function that is given its arguments one after the other, those by keyword last, how
-/// many there are by position, and the keywords as a tuple or null.
-type FastCall = unsafe extern "C" fn(
-    *mut ffi::PyObject,
-    *const *mut ffi::PyObject,
-    ffi::Py_ssize_t,
-    *mut ffi::PyObject,
-) -> *mut ffi::PyObject;
-
-const METH_FASTCALL: c_int = 0x0080;
 
 /// # Safety
 ///
@@ -231,7 +217,7 @@ unsafe fn quickly(
     let start = hold.start().as_ptr();
     let exporter = block::export(py, hold, nbytes)?;
     // SAFETY: the block has so many bytes from there, and blocks begin at multiples of 64.
-    let array = unsafe { api.array_over(exporter, start, lengths, dtype, is_fortran) }?;
+    let array = unsafe { api.array_over(exporter, start, lengths, dtype, is_fortran) }?.into_ptr();
     // SAFETY: new, of NumPy's own type, and nobody else has seen it.
     unsafe { ndarray::adopt(array) };
     Ok(Some(array))

@@ -60,9 +60,6 @@ impl PyNamedArray {
         self.inner.is_linked()
     }
 
-    /// Nothing to do: handles of named arrays are not counted.
-    fn withdraw(&self) {}
-
     /// Removes the name; False when that was done before. The tracker is the caller's
     /// to tell.
     fn unlink(&self) -> PyResult<bool> {

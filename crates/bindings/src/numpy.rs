@@ -264,7 +264,7 @@ impl Api {
         Some(self.values[at])
     }
 
-    /// An ordinary array with memory of its own, which is not set, and where that begins.
+    /// An ordinary array with memory of its own, which is not set.
     ///
     /// # Errors
     ///
@@ -276,32 +276,18 @@ impl Api {
         dtype: Dtype,
         is_fortran: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // SAFETY: builtin dtypes live; the function called next takes this reference, also
-        // when it fails.
-        unsafe { ffi::Py_INCREF(dtype.descr) };
-        // SAFETY: the lengths are as many as said; without data NumPy allocates it.
-        let array = unsafe {
-            (self.new_from_descr)(
-                self.array_type,
-                dtype.descr,
-                lengths.len() as c_int,
-                lengths.as_ptr(),
-                ptr::null(),
-                ptr::null_mut(),
-                c_int::from(is_fortran), // without data: anything but zero says so
-                ptr::null_mut(),
-            )
-        };
-        // SAFETY: a new reference, or null with an exception set.
-        unsafe { Bound::from_owned_ptr_or_err(py, array) }
+        // Without data: anything but zero says so.
+        let flags = c_int::from(is_fortran);
+        // SAFETY: without data NumPy allocates it.
+        unsafe { self.make(py, lengths, ptr::null(), dtype, ptr::null_mut(), flags) }
     }
 
     /// As [`Api::array_over`], with strides.
     ///
     /// # Safety
     ///
-    /// - Every item that lengths and strides lead to from `start` may be read and written
-    ///   while `base` lives. How they are aligned NumPy finds out.
+    /// - There are as many strides as lengths, and every item that they lead to from `start`
+    ///   may be read and written while `base` lives. How they are aligned NumPy finds out.
     ///
     /// # Errors
     ///
@@ -314,32 +300,10 @@ impl Api {
         strides: &[ffi::Py_ssize_t],
         dtype: Dtype,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = base.py();
-        // SAFETY: builtin dtypes live; the function called next takes this reference, also
-        // when it fails.
-        unsafe { ffi::Py_INCREF(dtype.descr) };
-        // SAFETY: lengths and strides are as many as said; NumPy works the other flags out
-        // from them, and does not free data that it was given.
-        let array = unsafe {
-            (self.new_from_descr)(
-                self.array_type,
-                dtype.descr,
-                lengths.len() as c_int,
-                lengths.as_ptr(),
-                strides.as_ptr(),
-                start.cast(),
-                WRITEABLE,
-                ptr::null_mut(),
-            )
-        };
-        // SAFETY: a new reference, or null with an exception set.
-        let array = unsafe { Bound::from_owned_ptr_or_err(py, array) }?;
-        // SAFETY: a new array without a base; the reference to `base` is taken, also when
-        // it fails.
-        if unsafe { (self.set_base_object)(array.as_ptr(), base.into_ptr()) } != 0 {
-            return Err(PyErr::fetch(py));
-        }
-        Ok(array)
+        let (py, strides) = (base.py(), strides.as_ptr());
+        // SAFETY: the caller's promises; NumPy works the other flags out from the strides.
+        let array = unsafe { self.make(py, lengths, strides, dtype, start, WRITEABLE) }?;
+        self.keep(array, base)
     }
 
     /// An ordinary array over the memory of `base`, which it keeps; nothing but the two
@@ -353,48 +317,74 @@ impl Api {
     /// # Errors
     ///
     /// What NumPy says: no memory.
-    pub(crate) unsafe fn array_over(
+    pub(crate) unsafe fn array_over<'py>(
         &self,
-        base: Bound<'_, PyAny>,
+        base: Bound<'py, PyAny>,
         start: *mut u8,
         lengths: &[ffi::Py_ssize_t],
         dtype: Dtype,
         is_fortran: bool,
-    ) -> PyResult<*mut ffi::PyObject> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         let order = if is_fortran {
             F_CONTIGUOUS
         } else {
             C_CONTIGUOUS
         };
+        let (py, flags) = (base.py(), order | ALIGNED | WRITEABLE);
+        // SAFETY: the caller's promises; NumPy computes strides that stay within the lengths.
+        let array = unsafe { self.make(py, lengths, ptr::null(), dtype, start, flags) }?;
+        self.keep(array, base)
+    }
+
+    /// A new array of NumPy's own type, which has no hook.
+    ///
+    /// # Safety
+    ///
+    /// - `strides` is null, or leads to as many as there are lengths.
+    /// - `data` is null, or may be read and written where lengths and strides lead to.
+    #[inline]
+    unsafe fn make<'py>(
+        &self,
+        py: Python<'py>,
+        lengths: &[ffi::Py_ssize_t],
+        strides: *const ffi::Py_ssize_t,
+        dtype: Dtype,
+        data: *mut u8,
+        flags: c_int,
+    ) -> PyResult<Bound<'py, PyAny>> {
         // SAFETY: builtin dtypes live; the function called next takes this reference, also
         // when it fails.
         unsafe { ffi::Py_INCREF(dtype.descr) };
-        // SAFETY: the lengths are as many as said; NumPy computes strides that stay within
-        // them, and does not free data that it was given. No type but its own: no hook.
+        // SAFETY: the lengths are as many as said, the rest is the caller's promise; NumPy
+        // does not free data that it was given.
         let array = unsafe {
             (self.new_from_descr)(
                 self.array_type,
                 dtype.descr,
                 lengths.len() as c_int,
                 lengths.as_ptr(),
-                ptr::null(),
-                start.cast(),
-                order | ALIGNED | WRITEABLE,
+                strides,
+                data.cast(),
+                flags,
                 ptr::null_mut(),
             )
         };
-        let py = base.py();
-        if array.is_null() {
-            return Err(PyErr::fetch(py));
-        }
+        // SAFETY: a new reference, or null with an exception set.
+        unsafe { Bound::from_owned_ptr_or_err(py, array) }
+    }
+
+    /// Has a new array keep what its memory is part of.
+    #[inline]
+    fn keep<'py>(
+        &self,
+        array: Bound<'py, PyAny>,
+        base: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         // SAFETY: a new array without a base; the reference to `base` is taken, also when
         // it fails.
-        if unsafe { (self.set_base_object)(array, base.into_ptr()) } != 0 {
-            let error = PyErr::fetch(py);
-            // SAFETY: ours, and nobody else's.
-            unsafe { ffi::Py_DECREF(array) };
-            return Err(error);
+        match unsafe { (self.set_base_object)(array.as_ptr(), base.into_ptr()) } {
+            0 => Ok(array),
+            _ => Err(PyErr::fetch(array.py())),
         }
-        Ok(array)
     }
 }

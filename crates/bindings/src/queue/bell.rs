@@ -62,10 +62,17 @@ fn queue_pass_on_ring(queue: &Bound<'_, PyQueue>) -> PyResult<()> {
     queue.pass_on_ring().map_err(failure)
 }
 
+/// Whether the last other process that had the queue died, and no handle of it is on its way.
+#[pyfunction]
+fn queue_is_alone(queue: &Bound<'_, PyQueue>) -> PyResult<bool> {
+    queue.get().opened()?.queue.is_alone().map_err(failure)
+}
+
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Bell>()?;
     m.add_function(wrap_pyfunction!(queue_ring_for_items, m)?)?;
     m.add_function(wrap_pyfunction!(queue_ring_for_room, m)?)?;
     m.add_function(wrap_pyfunction!(queue_pass_on_ring, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_is_alone, m)?)?;
     Ok(())
 }

@@ -33,8 +33,6 @@ struct Outgoing<'py> {
     body: Body<'py>,
     tail: Vec<u8>,
     along: Collected,
-    /// What is to be withdrawn when the item reaches nobody.
-    published: Option<Bound<'py, PyAny>>,
 }
 
 #[derive(Default)]
@@ -74,8 +72,9 @@ impl Body<'_> {
             Body::Nothing | Body::Array { nbytes: 0, .. } => &[],
             Body::Bytes(bytes) => bytes.as_bytes(),
             // SAFETY: the array is kept alive and has so many bytes there, in one piece: no
-            // Python code of ours has run since that was looked at. While the interpreter is given up others may write to it, as to the argument
-            // of any function of NumPy's that gives it up: the copy has some of both.
+            // Python code of ours has run since that was looked at. While the interpreter is
+            // given up others may write to it, as to the argument of any function of NumPy's
+            // that gives it up: the copy has some of both.
             Body::Array { start, nbytes, .. } => unsafe {
                 std::slice::from_raw_parts(*start, *nbytes)
             },
@@ -93,49 +92,19 @@ pub(super) fn put_all(
 ) -> PyResult<usize> {
     if let [object] = objects {
         let outgoing = outgoing(opened, object)?;
-        return put_outgoing(py, opened, &[outgoing], timeout_ns);
+        return put_items(py, opened, &[outgoing], timeout_ns);
     }
-    let mut all = Vec::with_capacity(objects.len());
-    for object in objects {
-        match outgoing(opened, object) {
-            Ok(one) => all.push(one),
-            Err(error) => {
-                withdraw(&all)?;
-                return Err(error);
-            }
-        }
-    }
+    let all = objects
+        .iter()
+        .map(|object| outgoing(opened, object))
+        .collect::<PyResult<Vec<_>>>()?;
     // Pickling one may have moved another.
     if !all.iter().all(|one| one.body.is_where_it_was(py)) {
-        withdraw(&all)?;
         return Err(PyValueError::new_err(
             "an array was given other memory while objects put with it were pickled",
         ));
     }
-    put_outgoing(py, opened, &all, timeout_ns)
-}
-
-fn put_outgoing(
-    py: Python<'_>,
-    opened: &Opened,
-    all: &[Outgoing<'_>],
-    timeout_ns: Option<u64>,
-) -> PyResult<usize> {
-    let mut put = 0;
-    let done = put_items(py, opened, all, timeout_ns, &mut put);
-    if put < all.len() {
-        withdraw(&all[put..])?;
-    }
-    done.map(|()| put)
-}
-
-/// Whatever of these was published reaches nobody.
-fn withdraw(all: &[Outgoing<'_>]) -> PyResult<()> {
-    for published in all.iter().filter_map(|one| one.published.as_ref()) {
-        let withdraw = published.getattr("withdraw")?;
-        gil::call(&withdraw, &PyTuple::empty(published.py()))?;
-    }
-    Ok(())
+    put_items(py, opened, &all, timeout_ns)
 }
 
 fn put_items(
@@ -143,8 +112,7 @@ fn put_items(
     opened: &Opened,
     all: &[Outgoing<'_>],
     timeout_ns: Option<u64>,
-    put: &mut usize,
-) -> PyResult<()> {
+) -> PyResult<usize> {
     let holds: Vec<Vec<&Hold>> = all.iter().map(|one| one.along.holds(py)).collect();
     let parts: Vec<[&[u8]; 2]> = all
         .iter()
@@ -157,23 +125,25 @@ fn put_items(
         .collect();
     let queue = &opened.queue;
     let len: usize = parts.iter().map(|parts| parts[0].len()).sum();
+    let mut put = 0;
     if len < SLOW_TO_COPY_BYTES {
         let (count, done) = queue.put_at_hand(&items);
-        *put = count;
+        put = count;
         match done {
-            Ok(()) => return Ok(()),
-            Err(Stop::TimedOut) if timeout_ns == Some(0) => return Ok(()),
+            Ok(()) => return Ok(put),
+            Err(Stop::TimedOut) if timeout_ns == Some(0) => return Ok(put),
             Err(Stop::Failed(error)) => return Err(failure(error)),
             Err(_) => {}
         }
     }
     let items = &items;
     let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
-        let (count, done) = queue.put_many(&items[*put..], left_ns, keep_going);
-        *put += count;
+        let (count, done) = queue.put_many(&items[put..], left_ns, keep_going);
+        put += count;
         done
     };
-    waiting(py, queue, timeout_ns, work).map(|_| ())
+    waiting(py, queue, timeout_ns, work)?;
+    Ok(put)
 }
 
 fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {
@@ -243,8 +213,7 @@ fn pickled<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoin
     let py = object.py();
     let dumps = opened.tools.get().dumps.bind(py);
     let args = PyTuple::new(py, [object])?;
-    let (dumped, along) = pickling::collect(|| gil::call(dumps, &args))?;
-    let (pickle, published) = dumped.extract::<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>()?;
+    let (pickle, along) = pickling::collect(|| gil::call(dumps, &args))?;
     let mut tail = Vec::new();
     if along.buffers.is_empty() {
         tail.push(PICKLE);
@@ -258,10 +227,9 @@ fn pickled<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoin
         tail.push(BUFFERS);
     }
     Ok(Outgoing {
-        body: Body::Bytes(pickle),
+        body: Body::Bytes(pickle.cast_into()?),
         tail,
         along,
-        published: Some(published).filter(|it| !it.is_none()),
     })
 }
 

@@ -23,14 +23,14 @@ use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation;
 use shared_numpy_core::queue::{Message, Queue, QueueOptions};
-use shared_numpy_core::sys::{fork, futex};
+use shared_numpy_core::sys::futex;
 
-use crate::block::{self, PySent};
+use crate::block;
 use crate::error::exception;
 use crate::gil;
-use crate::handle::ViewHandle;
 use crate::segment;
 use crate::sync::timeout_ns;
+use crate::waiting::{self, Work};
 
 pub(crate) use self::pickling::forget;
 
@@ -44,7 +44,7 @@ const KEPT_BYTES: usize = 64 << 10;
 /// What a queue needs of Python: functions that pickle and unpickle, and exceptions.
 #[pyclass(module = "shared_numpy._core", name = "QueueTools", frozen)]
 pub(crate) struct Tools {
-    /// Of an object its pickle, and what can be withdrawn of it, or None.
+    /// Of an object its pickle.
     dumps: Py<PyAny>,
     /// `pickle.loads`.
     loads: Py<PyAny>,
@@ -116,43 +116,20 @@ fn patience(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<
     }
 }
 
-/// What is done while waiting: it is given the time that is left, and what to ask meanwhile.
-type Work<'w, T> = dyn FnMut(Option<u64>, &mut dyn FnMut() -> bool) -> Result<T, Stop> + 'w;
-
-/// Does `work` with the interpreter given up; `None` when its time is over.
-///
-/// After a fork in a signal handler the child runs it again. A close in another thread has
-/// it run again too, to be refused.
+/// Does `work` with the interpreter given up; `None` when its time is over. A close in another
+/// thread has it run again, to be refused.
 fn waiting<T>(
     py: Python<'_>,
     queue: &Queue,
     timeout_ns: Option<u64>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
-    let end_ns = match timeout_ns {
-        None | Some(0) => None,
-        Some(timeout_ns) => futex::now_ns().checked_add(timeout_ns),
-    };
-    let mut left_ns = timeout_ns;
-    loop {
-        let epoch = fork::epoch();
-        let mut raised = None;
-        let done = gil::detached(py, |detached| {
-            work(left_ns, &mut || {
-                detached.hear_signals(&mut raised) && fork::epoch() == epoch && !queue.is_closed()
-            })
-        });
-        match (done, raised) {
-            (_, Some(error)) => return Err(error),
-            (Ok(done), None) => return Ok(Some(done)),
-            (Err(Stop::TimedOut), None) => return Ok(None),
-            (Err(Stop::Failed(error)), None) => return Err(failure(error)),
-            (Err(Stop::Interrupted | Stop::Broken), None) => {
-                left_ns = match end_ns {
-                    None => left_ns,
-                    Some(end_ns) => Some(end_ns.saturating_sub(futex::now_ns())),
-                };
-            }
+    match waiting::waiting(py, timeout_ns, &|| !queue.is_closed(), work)? {
+        Ok(done) => Ok(Some(done)),
+        Err(Stop::TimedOut) => Ok(None),
+        Err(Stop::Failed(error)) => Err(failure(error)),
+        Err(Stop::Interrupted | Stop::Broken) => {
+            Err(PyRuntimeError::new_err("interrupted by nobody"))
         }
     }
 }
@@ -229,18 +206,9 @@ impl PyQueue {
         }
     }
 
-    /// A handle, and what takes it back.
-    fn _send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
-        let hold = self.opened()?.queue.hold();
-        let (handle, sent) = block::send(py, hold)?;
-        let view = ViewHandle {
-            handle,
-            len_bytes: hold.size_bytes() as u64,
-            offset_bytes: 0,
-            axes: Vec::new(),
-            is_frozen: false,
-        };
-        Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
+    /// A handle, which holds the queue until somebody receives it.
+    fn _send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        block::send_whole(py, self.opened()?.queue.hold())
     }
 
     /// How many objects it holds at most; 0: no limit.

@@ -283,17 +283,13 @@ fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyB
     Ok(Some(PyBytes::new(py, &bytes)))
 }
 
-/// A buffer over the memory, and offset, shape and strides of the view, which lies inside it.
-type Opened<'py> = (
-    Bound<'py, PyAny>,
-    i64,
-    Bound<'py, PyTuple>,
-    Bound<'py, PyTuple>,
-);
-
 /// What `queue_place` made these bytes of, for items of so many bytes.
 #[pyfunction]
-fn queue_open_place<'py>(py: Python<'py>, place: &[u8], itemsize: i64) -> PyResult<Opened<'py>> {
+fn queue_open_place<'py>(
+    py: Python<'py>,
+    place: &[u8],
+    itemsize: i64,
+) -> PyResult<block::Opened<'py>> {
     if place.last() != Some(&HELD) {
         return Err(wire::damaged());
     }
@@ -304,9 +300,33 @@ fn queue_open_place<'py>(py: Python<'py>, place: &[u8], itemsize: i64) -> PyResu
         return Err(wire::damaged());
     }
     head.protect(&exporter);
-    let shape = PyTuple::new(py, head.axes.iter().map(|axis| axis.0))?;
-    let strides = PyTuple::new(py, head.axes.iter().map(|axis| axis.1))?;
-    Ok((exporter, head.offset, shape, strides))
+    block::opened(exporter, head.offset, &head.axes)
+}
+
+/// Takes the block of a lock, a queue or the like along, to which a handle leads that was just
+/// made; what stands for it in the pickle.
+#[pyfunction]
+fn queue_keep<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = handle.py();
+    let hold = block::receive(py, &block::parse(handle)?.handle)?;
+    let len = hold.size_bytes();
+    let exporter = block::export(py, hold, len)?;
+    let mut bytes = Vec::new();
+    let (seen, hold) = (Seen::of_axes(&[], &[]), add(&exporter)?);
+    wire::held(&mut bytes, ANY_DTYPE, &seen, &exporter, hold, len, 0);
+    Ok(PyBytes::new(py, &bytes))
+}
+
+/// A handle of what `queue_keep` made these bytes of, good for as long as it is unpickled.
+#[pyfunction]
+fn queue_handle<'py>(py: Python<'py>, place: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    if place.last() != Some(&HELD) {
+        return Err(wire::damaged());
+    }
+    let head = HeldHead::read(place)?;
+    let exporter = arrived(py, head.hold, head.len_bytes)?;
+    let (hold, _) = exporter::block_of(&exporter).ok_or_else(wire::damaged)?;
+    block::name_whole(py, hold)
 }
 
 /// Takes a block along as the next out-of-band buffer of the pickle: its first `nbytes` bytes.
@@ -340,6 +360,8 @@ pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(queue_reduce, m)?)?;
     m.add_function(wrap_pyfunction!(queue_place, m)?)?;
     m.add_function(wrap_pyfunction!(queue_open_place, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_keep, m)?)?;
+    m.add_function(wrap_pyfunction!(queue_handle, m)?)?;
     m.add_function(wrap_pyfunction!(queue_add_buffer, m)?)?;
     let opener = wrap_pyfunction!(queue_array, m)?;
     // Never given back: pickles are made until the end.

@@ -202,9 +202,7 @@ impl CopyHead {
         let start = hold.start().as_ptr();
         let (lengths, is_fortran) = (self.lengths(), self.is_fortran);
         // SAFETY: the block has so many bytes from there, and blocks begin at multiples of 64.
-        let array = unsafe { api.array_over(exporter, start, lengths, dtype, is_fortran) }?;
-        // SAFETY: a new reference.
-        Ok(unsafe { Bound::from_owned_ptr(py, array) })
+        unsafe { api.array_over(exporter, start, lengths, dtype, is_fortran) }
     }
 }
 

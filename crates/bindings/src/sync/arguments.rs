@@ -15,9 +15,8 @@ use pyo3::types::PyString;
 
 use super::lock::Patience;
 use super::timeout_ns;
+use crate::fastcall::Object;
 use crate::gil;
-
-type Object = *mut ffi::PyObject;
 
 /// The arguments of `acquire`.
 #[derive(Default)]

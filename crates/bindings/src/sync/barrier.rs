@@ -9,7 +9,6 @@ use shared_numpy_core::lock::wait::{Stop, Wait};
 use shared_numpy_core::sys::fork;
 
 use super::{Attach, Cell, Over, checked, never, timeout_ns};
-use crate::block::PySent;
 use crate::gil;
 
 /// A barrier in shared memory.
@@ -65,8 +64,8 @@ impl BarrierCell {
         Ok(it)
     }
 
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
+    /// A handle, which holds the memory until somebody receives it.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.cell.send(py)
     }
 

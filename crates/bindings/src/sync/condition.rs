@@ -14,7 +14,6 @@ use shared_numpy_core::sys::fork;
 use super::lock::{AnyLock, DynGuard, abandoned};
 use super::semlock::SemLock;
 use super::{Attach, Cell, checked, timeout_ns};
-use crate::block::PySent;
 use crate::error::exception;
 
 /// The places of a condition in shared memory.
@@ -92,8 +91,8 @@ impl ConditionCell {
         Ok(it)
     }
 
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
+    /// A handle, which holds the memory until somebody receives it.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.cell.send(py)
     }
 

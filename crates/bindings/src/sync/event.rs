@@ -7,7 +7,6 @@ use shared_numpy_core::lock::event::Event;
 use shared_numpy_core::lock::kernel::System;
 
 use super::{Cell, Over, checked, never, timeout_ns};
-use crate::block::PySent;
 
 /// An event in shared memory.
 #[pyclass(module = "shared_numpy._core", frozen)]
@@ -43,8 +42,8 @@ impl EventCell {
         Ok(it)
     }
 
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
+    /// A handle, which holds the memory until somebody receives it.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.cell.send(py)
     }
 

@@ -7,7 +7,6 @@ use shared_numpy_core::layout::cells::CELL_BYTES;
 use shared_numpy_core::lock::integer::AtomicInt;
 
 use super::{Cell, checked};
-use crate::block::PySent;
 
 /// An integer in shared memory.
 #[pyclass(module = "shared_numpy._core", frozen)]
@@ -43,8 +42,8 @@ impl IntegerCell {
         Ok(it)
     }
 
-    /// A handle, and what takes it back.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
+    /// A handle, which holds the memory until somebody receives it.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.cell.send(py)
     }
 

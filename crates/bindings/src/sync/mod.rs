@@ -31,10 +31,9 @@ use shared_numpy_core::mapping::Mapping;
 use shared_numpy_core::participation::{Hold, Presence};
 use shared_numpy_core::sys::{fork, futex};
 
-use crate::block::{self, PySent};
+use crate::block;
 use crate::error::exception;
 use crate::gil;
-use crate::handle::ViewHandle;
 
 /// How often inherited memory was let go of: who was inherited has to be asked about again.
 static DROPS: AtomicU32 = AtomicU32::new(0);
@@ -106,16 +105,8 @@ impl Cell {
     }
 
     /// A handle, which holds the block until somebody receives it.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
-        let (handle, sent) = block::send(py, &self.hold)?;
-        let view = ViewHandle {
-            handle,
-            len_bytes: self.hold.size_bytes() as u64,
-            offset_bytes: 0,
-            axes: Vec::new(),
-            is_frozen: false,
-        };
-        Ok((PyBytes::new(py, &view.to_bytes()), PySent::new(sent)))
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        block::send_whole(py, &self.hold)
     }
 
     /// Where the cell is.

@@ -4,9 +4,7 @@
 //! anything is acquired.
 //!
 //! A method that PyO3 makes costs as much again as all the rest of an acquire. So these
-//! are descriptors of our own in PyO3's type. Arguments come as CPython has them at hand
-//! (`METH_FASTCALL`, whose form has not changed since 3.7), on 3.6 as a tuple and a
-//! dictionary.
+//! are descriptors of our own in PyO3's type.
 
 #![allow(unsafe_code)]
 
@@ -23,16 +21,10 @@ use pyo3::types::PyType;
 use super::arguments::Given;
 use super::lock::{AnyLock, Patience};
 use super::semlock::SemLock;
+use crate::fastcall::{FastCall, METH_FASTCALL, Object};
 
-type Object = *mut ffi::PyObject;
-
-/// Arguments one after the other, those by keyword last; how many there are by position; the
-/// keywords as a tuple or null.
-type FastCall = unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t, Object) -> Object;
-/// The same where there are no keywords.
+/// As [`FastCall`], where there are no keywords.
 type FastExit = unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t) -> Object;
-
-const METH_FASTCALL: c_int = 0x0080;
 
 /// Runs `work` with the lock of `object`; null with an exception set when it fails.
 ///

@@ -11,7 +11,6 @@ use shared_numpy_core::lock::semaphore::UNITS_LEFT_MAX;
 use super::arguments::patience;
 use super::lock::{AbandonedLock, AnyLock, Kind};
 use super::quick;
-use crate::block::PySent;
 
 /// The base of locks and semaphores.
 ///
@@ -59,8 +58,8 @@ impl SemLock {
         self.set(AnyLock::open(handle, Kind::of(kind)?, raises)?)
     }
 
-    /// A handle, and what takes it back.
-    fn _send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, PySent)> {
+    /// A handle, which holds the memory until somebody receives it.
+    fn _send<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.get()?.cell.send(py)
     }
 

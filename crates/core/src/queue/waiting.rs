@@ -179,9 +179,7 @@ impl Queue {
         if !waiting.slices.is_multiple_of(LOOK_AFTER_SLICES) {
             return Ok(());
         }
-        let peers = self.root.peers(self.at + PEERS)?;
-        participation::queues::audit_if_due();
-        let is_alone = peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight;
+        let is_alone = self.is_alone()?;
         // Twice: somebody may have received a handle and not opened it yet. Whatever the
         // dead did they did before: a last look.
         let was_alone = std::mem::replace(&mut waiting.was_alone, is_alone);
@@ -189,6 +187,19 @@ impl Queue {
             return Err(Error::PeerDied.into());
         }
         Ok(())
+    }
+
+    /// Whether nobody is left who could put or get anything, because the last one died. Who
+    /// finds so twice, some time apart, and nothing after that, waits in vain: somebody may
+    /// have received a handle and not opened the queue yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dropped`].
+    pub fn is_alone(&self) -> Result<bool> {
+        let peers = self.root.peers(self.at + PEERS)?;
+        participation::queues::audit_if_due();
+        Ok(peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight)
     }
 
     /// Leaves in vain: a wake-up that may have been meant for us goes on.
