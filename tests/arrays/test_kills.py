@@ -24,6 +24,7 @@ FAMILY = """
     def work(queue, back):
         mine = [snp.full(size, 1, dtype="u1") for size in (100, 1 << 16, 1 << 22)]
         held = []
+        back.put(mine[1])
         while True:
             a = queue.get()
             if a is None:
@@ -44,6 +45,8 @@ FAMILY = """
             context = multiprocessing.get_context(method)
             workers.append(context.Process(target=work, args=(queue, back), daemon=True))
             workers[-1].start()
+        for _ in workers:
+            back.get()  # each has its tracker by now
         for number in range(30):
             queue.put(snp.full(1000 * number, number % 100, dtype="u1"))
             back.get()

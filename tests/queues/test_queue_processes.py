@@ -101,6 +101,24 @@ def test_a_producer_that_dies_loses_nothing_that_left_it(context):
     a.unlink()
 
 
+def add_own(source, target):
+    arrays = source.get(timeout=PATIENCE_S)
+    target.put([*arrays, snp.array([len(arrays)] * 5)])
+
+
+def test_an_item_with_memory_of_several_who_are_gone(context):
+    """Each of them made one of its arrays, and who gets it has met none of them."""
+    queues = [Queue() for _ in range(5)]
+    queues[0].put([])
+    for source, target in zip(queues, queues[1:]):
+        process = context.Process(target=add_own, args=(source, target))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+    got = received(queues[-1])
+    assert [array.tolist() for array in got] == [[number] * 5 for number in range(4)]
+
+
 def test_there_and_back(context):
     queue, back = Queue(), Queue(3)
     process = context.Process(target=echo, args=(queue, back), daemon=True)

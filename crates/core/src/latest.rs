@@ -366,7 +366,7 @@ impl Latest {
         };
         match participation::receive(&handle, keep_going) {
             Err(Error::UnknownFamily) => {
-                attach_for(&handle, keep_going)?;
+                let _kept = attach_for(&handle, keep_going)?;
                 participation::receive(&handle, keep_going)
             }
             other => other,

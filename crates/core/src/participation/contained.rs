@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 
-use super::exchange::{self, ensure_told};
+use super::exchange;
 use super::fork::in_one_process;
 use super::handle::{Handle, Hints};
-use super::registry::{HeldBlock, Registry, SegmentId, lock};
+use super::registry::{HeldBlock, Kept, Registry, SegmentId, lock};
+use super::tracker::ensure_told;
 use super::{Hold, membership};
 use crate::error::{Error, Result};
 use crate::layout::Place;
@@ -236,12 +237,13 @@ fn hold_one(registry: &mut Registry, handle: &Handle) -> Result<Option<(HeldBloc
     Ok(Some((held, info)))
 }
 
-/// Attaches the segment of a handle, and joins its family, if that is still to be done.
+/// Attaches the segment of a handle, and joins its family, if that is still to be done; it
+/// stays attached while what this returns lives.
 ///
 /// # Errors
 ///
 /// As [`super::receive`] and [`super::join`].
-pub(crate) fn attach_for(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+pub(crate) fn attach_for(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<Kept> {
     let cookie = {
         let registry = lock();
         let known = registry.family(handle.family);

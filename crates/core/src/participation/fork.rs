@@ -10,8 +10,13 @@
 //! or a row cannot be committed, the parent keeps what it holds for good, for both of
 //! them. A fork that failed leaves a slot that nobody ever adopts; `liveness` finds those.
 
-use super::registry::REGISTRY;
-use crate::error::Result;
+use super::growth;
+use super::registry::{Entry, Kind, Membership, REGISTRY, Registry, SegmentId};
+use crate::error::{Error, Result};
+use crate::fault::point;
+use crate::layout::Participant;
+use crate::pool::owner::Pool;
+use crate::sys::fd::CachedFd;
 use crate::sys::fork::{self, Forking, Hooks};
 use crate::sys::identity::Identity;
 
@@ -58,4 +63,172 @@ fn in_parent(forking: &mut Forking) {
 
 fn in_child(forking: &mut Forking) {
     REGISTRY.in_hook(forking).become_child();
+}
+
+/// Nothing here allocates.
+impl Registry {
+    /// Before a fork: counts the child wherever this process holds something.
+    pub(super) fn count_child(&mut self) {
+        for family in 0..self.families.len() {
+            self.families[family].child = None;
+            if !self.holds_something(family) {
+                continue; // the child comes by itself if it ever needs to
+            }
+            if let Err(_full) = self.count_child_in(family) {
+                // Its parent holds for both, and stats() shows it as held.
+                self.pin(family);
+            }
+        }
+    }
+
+    fn holds_something(&mut self, family: usize) -> bool {
+        let member = &mut self.families[family];
+        let own = member.pool.as_ref().is_some_and(Pool::holds_something);
+        let mut locals = self.segments.iter().flat_map(|entry| &entry.local);
+        own || locals.any(|local| {
+            local.family == family
+                && matches!(&local.kind, Kind::Attached { holder, .. } if holder.held_blocks() > 0)
+        })
+    }
+
+    fn count_child_in(&mut self, family: usize) -> Result<()> {
+        let member = &mut self.families[family];
+        let me = member.me()?;
+        if !member.family.counts(me) {
+            // Taken for dead: what it held may be others' by now, and is not passed on.
+            return Err(Error::Stale);
+        }
+        let child = match member.family.reserve_for_child(me) {
+            Err(Error::Full { .. })
+                if growth::make_room(&member.watch, &member.family, member.file, me) =>
+            {
+                member.family.reserve_for_child(me)?
+            }
+            other => other?,
+        };
+        let copied = Self::copy_rows(&self.segments, member, family, me, child);
+        if copied.is_err() {
+            member.family.declare_dead(child)?;
+        } else {
+            member.child = Some(child);
+            self.count_child_in_queues(family, child);
+        }
+        copied
+    }
+
+    fn copy_rows(
+        segments: &[Entry],
+        member: &Membership,
+        family: usize,
+        me: Participant,
+        child: Participant,
+    ) -> Result<()> {
+        if let Some(pool) = &member.pool {
+            pool.copy_rows(child)?;
+        }
+        for local in segments.iter().flat_map(|entry| &entry.local) {
+            if local.family == family
+                && let Kind::Attached { holder, fd } = &local.kind
+                && holder.held_blocks() > 0
+                && holder.is_by(me)
+            {
+                let fd = fd.as_ref().and_then(CachedFd::get);
+                holder.segment().copy_row(me, child, fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin(&mut self, family: usize) {
+        if let Some(pool) = &mut self.families[family].pool {
+            pool.pin();
+        }
+        for local in self.segments.iter_mut().flat_map(|entry| &mut entry.local) {
+            if local.family == family
+                && let Kind::Attached { holder, .. } = &mut local.kind
+            {
+                holder.pin();
+            }
+        }
+    }
+
+    /// After a fork, in the parent.
+    pub(super) fn forked(&mut self) {
+        point("fork.parted");
+        for member in &mut self.families {
+            member.child = None;
+        }
+    }
+
+    /// After a fork, in the child: its own slot, its parent's pool as holds, no connection.
+    pub(super) fn become_child(&mut self) {
+        point("fork.born");
+        for family in 0..self.families.len() {
+            let member = &mut self.families[family];
+            // Its own end would be read by both.
+            member.connection = None;
+            member.no_tracker = None;
+            let parent = member.me.take();
+            let child = member.child.take();
+            member.me = match (parent, child) {
+                (Some(parent), Some(child)) => {
+                    member.family.adopt(child, parent).ok().map(|()| child)
+                }
+                _ => None,
+            };
+            if member.me.is_some() {
+                point("fork.live");
+            }
+            // Nobody holds for it: neither its row nor, not knowing of it, its parent.
+            let is_lost = child.is_some() && member.me.is_none();
+            if let Some(pool) = member.pool.take() {
+                self.disown(family, pool);
+            }
+            self.settle_child(family, is_lost);
+        }
+    }
+
+    /// The parent's pool becomes segments like any other's.
+    fn disown(&mut self, family: usize, pool: Pool) {
+        for (at, (holder, fd)) in pool.into_holders().enumerate() {
+            if let Ok(id) = self.own(family, at)
+                && let Some(local) = self.local(id)
+            {
+                let fd = Some(fd);
+                local.kind = Kind::Attached { holder, fd };
+            }
+        }
+        self.families[family].own.clear();
+    }
+
+    fn settle_child(&mut self, family: usize, is_lost: bool) {
+        let me = self.families[family].me;
+        for index in 0..self.segments.len() {
+            let entry = &mut self.segments[index];
+            let id = SegmentId {
+                index: index as u32,
+                serial: entry.serial,
+            };
+            let Some(local) = &mut entry.local else {
+                continue;
+            };
+            local.is_told = false;
+            local.keeps = 0;
+            if local.family != family {
+                continue;
+            }
+            let key = (local.family, local.owner, local.number);
+            if let Kind::Attached { holder, .. } = &mut local.kind {
+                if holder.held_blocks() == 0 || is_lost {
+                    self.remove(id);
+                    continue;
+                }
+                holder.become_child(me);
+                if me.is_none() {
+                    // Should the segment be met again it is attached anew, with a row.
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::fork::in_one_process;
 use super::registry::{Membership, Registry, lock};
-use super::{Handle, exchange};
+use super::{Handle, tracker};
 use crate::error::{Error, Result};
 use crate::members::client::Connection;
 use crate::pool::family::Family;
@@ -128,7 +128,7 @@ fn enter(
     let Some(connection) = connection else {
         return Ok(());
     };
-    exchange::announce(known, &connection, keep_going)?;
+    tracker::announce(known, &connection, keep_going)?;
     let member = &mut lock().families[known];
     member
         .connection

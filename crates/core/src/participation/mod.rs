@@ -16,8 +16,9 @@
 //!
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),
-//! [`contained`] (what queues need), `queues` (which queues are open here), `presence` (what
-//! locks ask), `growth` (what pools ask before they grow), [`stats`].
+//! `tracker` (who keeps what was sent), [`contained`] (what queues need), `queues` (which
+//! queues are open here), `presence` (what locks ask), `growth` (what pools ask before they
+//! grow), [`stats`].
 //!
 //! Where this differs from the design's rule P5: no socket is passed in the handlers. The
 //! tracker sees a forked child in the family's slots, which the parent writes before the
@@ -34,12 +35,13 @@ mod presence;
 pub(crate) mod queues;
 mod registry;
 pub mod stats;
+mod tracker;
 
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-pub use self::exchange::{Sent, address, come_home, receive};
+pub use self::exchange::{Sent, receive};
 pub(crate) use self::growth::Asking;
 pub use self::handle::Handle;
 pub use self::membership::join;
@@ -47,6 +49,7 @@ pub use self::presence::Presence;
 pub use self::queues::leave_queues;
 use self::registry::{HeldBlock, SegmentId, lock};
 pub use self::stats::{drop_inherited, stats, trim};
+pub use self::tracker::{address, come_home};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::sys::fork as process_fork;

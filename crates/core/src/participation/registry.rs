@@ -13,7 +13,6 @@ use super::Options;
 use super::growth::{self, Asking, Watch};
 use super::queues::OpenQueue;
 use crate::error::{Error, Result};
-use crate::fault::point;
 use crate::layout::Participant;
 use crate::members::client::Connection;
 use crate::pool::family::Family;
@@ -21,7 +20,7 @@ use crate::pool::holder::Holder;
 use crate::pool::owner::{Opening, Pool};
 use crate::pool::segment::{BlockInfo, PoolSegment};
 use crate::sys::fd::CachedFd;
-use crate::sys::fork::{ForkGuard, ForkGuarded};
+use crate::sys::fork::{self, ForkGuard, ForkGuarded};
 use crate::sys::shm::Identity;
 
 pub(super) static REGISTRY: ForkGuarded<Registry> = ForkGuarded::new(Registry::new());
@@ -40,25 +39,54 @@ pub(super) struct Registry {
     pub(super) families: Vec<Membership>,
     pub(super) segments: Vec<Entry>,
     /// Family, owner, number of the segment.
-    by_key: BTreeMap<Key, SegmentId>,
+    pub(super) by_key: BTreeMap<Key, SegmentId>,
     /// Queues that are open here, or were.
     pub(super) queues: Vec<OpenQueue>,
 }
 
 type Key = (usize, Participant, u64);
 
+/// Keeps a segment from being forgotten while this lives: who attaches several to take a block
+/// of each would else lose one to the next. Not to be dropped under the registry's lock.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Kept {
+    segment: SegmentId,
+    /// The process that it counts in: see [`fork::epoch`].
+    epoch: u32,
+}
+
+impl Kept {
+    pub(super) fn segment(&self) -> SegmentId {
+        self.segment
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut registry = lock();
+        if self.epoch == fork::epoch()
+            && let Some(local) = registry.local(self.segment)
+        {
+            local.keeps -= 1;
+            // An error is that of a damaged segment, which then stays.
+            let _ = registry.remove_if_unused(self.segment);
+        }
+    }
+}
+
 /// Names a segment of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentId {
-    index: u32,
-    serial: u32,
+    pub(super) index: u32,
+    pub(super) serial: u32,
 }
 
 /// A place for a segment.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// How many segments had this place before.
-    serial: u32,
+    pub(super) serial: u32,
     pub(super) local: Option<Local>,
 }
 
@@ -72,6 +100,8 @@ pub(super) struct Local {
     pub(super) owner_fd: i32,
     /// The tracker has it, as far as we know.
     pub(super) is_told: bool,
+    /// How many [`Kept`] there are.
+    pub(super) keeps: u32,
     pub(super) kind: Kind,
 }
 
@@ -103,7 +133,7 @@ pub(super) struct Membership {
     /// Made when it is needed.
     pub(super) pool: Option<Pool>,
     /// The segments of the pool.
-    own: Vec<SegmentId>,
+    pub(super) own: Vec<SegmentId>,
     pub(super) connection: Option<Arc<Connection>>,
     /// When it was last seen to be open.
     pub(super) looked_at: Option<Instant>,
@@ -194,6 +224,13 @@ impl Registry {
         self.by_key.get(&(family, owner, number)).copied()
     }
 
+    /// Keeps a segment.
+    pub(super) fn keep(&mut self, segment: SegmentId) -> Result<Kept> {
+        self.local(segment).ok_or(Error::Dropped)?.keeps += 1;
+        let epoch = fork::epoch();
+        Ok(Kept { segment, epoch })
+    }
+
     pub(super) fn local(&mut self, id: SegmentId) -> Option<&mut Local> {
         let entry = self.segments.get_mut(id.index as usize)?;
         (entry.serial == id.serial)
@@ -255,6 +292,7 @@ impl Registry {
             number: pool.segment(at)?.number(),
             owner_fd: pool.segment_fd_number(at)?,
             is_told: false,
+            keeps: 0,
             kind: Kind::Own(at),
         };
         let id = self.insert(local);
@@ -359,9 +397,9 @@ impl Registry {
     }
 
     /// One that handles of ours are still on their way to is kept, so that they can be
-    /// given up.
+    /// given up; and one of which something is about to be taken.
     fn remove_if_unused(&mut self, id: SegmentId) -> Result<()> {
-        let Some(local) = self.local(id) else {
+        let Some(local) = self.local(id).filter(|local| local.keeps == 0) else {
             return Ok(());
         };
         let (family, owner) = (local.family, local.owner);
@@ -401,171 +439,5 @@ impl Registry {
                 serial: entry.serial,
             })
             .collect()
-    }
-
-    // --- Around a fork; no allocation here -----------------------------------------
-
-    /// Before a fork: counts the child wherever this process holds something.
-    pub(super) fn count_child(&mut self) {
-        for family in 0..self.families.len() {
-            self.families[family].child = None;
-            if !self.holds_something(family) {
-                continue; // the child comes by itself if it ever needs to
-            }
-            if let Err(_full) = self.count_child_in(family) {
-                // Its parent holds for both, and stats() shows it as held.
-                self.pin(family);
-            }
-        }
-    }
-
-    fn holds_something(&mut self, family: usize) -> bool {
-        let member = &mut self.families[family];
-        let own = member.pool.as_ref().is_some_and(Pool::holds_something);
-        let mut locals = self.segments.iter().flat_map(|entry| &entry.local);
-        own || locals.any(|local| {
-            local.family == family
-                && matches!(&local.kind, Kind::Attached { holder, .. } if holder.held_blocks() > 0)
-        })
-    }
-
-    fn count_child_in(&mut self, family: usize) -> Result<()> {
-        let member = &mut self.families[family];
-        let me = member.me()?;
-        if !member.family.counts(me) {
-            // Taken for dead: what it held may be others' by now, and is not passed on.
-            return Err(Error::Stale);
-        }
-        let child = match member.family.reserve_for_child(me) {
-            Err(Error::Full { .. })
-                if growth::make_room(&member.watch, &member.family, member.file, me) =>
-            {
-                member.family.reserve_for_child(me)?
-            }
-            other => other?,
-        };
-        let copied = Self::copy_rows(&self.segments, member, family, me, child);
-        if copied.is_err() {
-            member.family.declare_dead(child)?;
-        } else {
-            member.child = Some(child);
-            self.count_child_in_queues(family, child);
-        }
-        copied
-    }
-
-    fn copy_rows(
-        segments: &[Entry],
-        member: &Membership,
-        family: usize,
-        me: Participant,
-        child: Participant,
-    ) -> Result<()> {
-        if let Some(pool) = &member.pool {
-            pool.copy_rows(child)?;
-        }
-        for local in segments.iter().flat_map(|entry| &entry.local) {
-            if local.family == family
-                && let Kind::Attached { holder, fd } = &local.kind
-                && holder.held_blocks() > 0
-                && holder.is_by(me)
-            {
-                let fd = fd.as_ref().and_then(CachedFd::get);
-                holder.segment().copy_row(me, child, fd)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn pin(&mut self, family: usize) {
-        if let Some(pool) = &mut self.families[family].pool {
-            pool.pin();
-        }
-        for local in self.segments.iter_mut().flat_map(|entry| &mut entry.local) {
-            if local.family == family
-                && let Kind::Attached { holder, .. } = &mut local.kind
-            {
-                holder.pin();
-            }
-        }
-    }
-
-    /// After a fork, in the parent.
-    pub(super) fn forked(&mut self) {
-        point("fork.parted");
-        for member in &mut self.families {
-            member.child = None;
-        }
-    }
-
-    /// After a fork, in the child: its own slot, its parent's pool as holds, no connection.
-    pub(super) fn become_child(&mut self) {
-        point("fork.born");
-        for family in 0..self.families.len() {
-            let member = &mut self.families[family];
-            // Its own end would be read by both.
-            member.connection = None;
-            member.no_tracker = None;
-            let parent = member.me.take();
-            let child = member.child.take();
-            member.me = match (parent, child) {
-                (Some(parent), Some(child)) => {
-                    member.family.adopt(child, parent).ok().map(|()| child)
-                }
-                _ => None,
-            };
-            if member.me.is_some() {
-                point("fork.live");
-            }
-            // Nobody holds for it: neither its row nor, not knowing of it, its parent.
-            let is_lost = child.is_some() && member.me.is_none();
-            if let Some(pool) = member.pool.take() {
-                self.disown(family, pool);
-            }
-            self.settle_child(family, is_lost);
-        }
-    }
-
-    /// The parent's pool becomes segments like any other's.
-    fn disown(&mut self, family: usize, pool: Pool) {
-        for (at, (holder, fd)) in pool.into_holders().enumerate() {
-            if let Ok(id) = self.own(family, at)
-                && let Some(local) = self.local(id)
-            {
-                let fd = Some(fd);
-                local.kind = Kind::Attached { holder, fd };
-            }
-        }
-        self.families[family].own.clear();
-    }
-
-    fn settle_child(&mut self, family: usize, is_lost: bool) {
-        let me = self.families[family].me;
-        for index in 0..self.segments.len() {
-            let entry = &mut self.segments[index];
-            let id = SegmentId {
-                index: index as u32,
-                serial: entry.serial,
-            };
-            let Some(local) = &mut entry.local else {
-                continue;
-            };
-            local.is_told = false;
-            if local.family != family {
-                continue;
-            }
-            let key = (local.family, local.owner, local.number);
-            if let Kind::Attached { holder, .. } = &mut local.kind {
-                if holder.held_blocks() == 0 || is_lost {
-                    self.remove(id);
-                    continue;
-                }
-                holder.become_child(me);
-                if me.is_none() {
-                    // Should the segment be met again it is attached anew, with a row.
-                    self.by_key.remove(&key);
-                }
-            }
-        }
     }
 }

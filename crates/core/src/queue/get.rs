@@ -7,7 +7,7 @@
 use super::mark::Mark;
 use super::open::Queue;
 use super::protocol;
-use super::ring::{HANDLES_MAX, Shape};
+use super::ring::Shape;
 use super::rings::RingRef;
 use super::waiting::Waiting;
 use crate::error::{Error, Result};
@@ -16,10 +16,6 @@ use crate::lock::wait::Stop;
 use crate::participation::contained::{Receipt, attach_for, end_tokens, receive_if};
 use crate::participation::{Handle, Hold};
 use crate::sync::Ordering;
-
-/// So many segments are attached for the sake of one call: an item has that many handles,
-/// and a few may be forgotten again.
-const ATTACHED_MAX: usize = HANDLES_MAX + 8;
 
 /// What was got. Made to be used again: its buffers stay.
 #[derive(Debug, Default)]
@@ -145,7 +141,8 @@ impl Queue {
             return Ok(0);
         }
         let mut tries = 0_u32;
-        let mut attached = 0;
+        // What an item's blocks are in stays attached until all of it is.
+        let mut attached = Vec::new();
         loop {
             match self.try_get(&mut messages[..most])? {
                 Tried::Got(count) => {
@@ -154,7 +151,10 @@ impl Queue {
                     self.pass_on(self.for_items()?, waiting, head != tail);
                     return Ok(count);
                 }
-                Tried::Empty(tail) => self.wait(self.for_items()?, tail.0, waiting)?,
+                Tried::Empty(tail) => {
+                    attached.clear();
+                    self.wait(self.for_items()?, tail.0, waiting)?;
+                }
                 Tried::Lost => {
                     // Somebody got on; but a signal is to be heard even so.
                     tries = tries.wrapping_add(1);
@@ -183,11 +183,9 @@ impl Queue {
                     } = *stuck;
                     let error = match why {
                         Err(error) => error,
-                        // Forgotten as often as it is attached: nothing of it is held.
-                        Ok(_) if attached == ATTACHED_MAX => Error::Stale,
                         Ok(handle) => match attach_for(&handle, waiting.keep_going) {
-                            Ok(()) => {
-                                attached += 1;
+                            Ok(kept) => {
+                                attached.push(kept);
                                 continue;
                             }
                             Err(error) => error,

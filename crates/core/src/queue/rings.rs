@@ -174,7 +174,7 @@ impl Queue {
         handle.token = None;
         let hold = match participation::receive(&handle, keep_going) {
             Err(Error::UnknownFamily) => {
-                participation::contained::attach_for(&handle, keep_going)?;
+                let _kept = participation::contained::attach_for(&handle, keep_going)?;
                 participation::receive(&handle, keep_going)?
             }
             other => other?,
