@@ -113,35 +113,34 @@ def test_producers_in_put(tmp_path, method, tracker):
         puts = [snp.AtomicInt() for _ in events]
         children = [start(produce, queue, who, puts[who], events[who]) for who in range(3)]
         numbers, lost = [[] for _ in events], []
+
+        def get_one():
+            try:
+                who, number = check(queue.get(timeout=LONG))
+            except (snp.StaleHandle, snp.TrackerUnavailable) as error:
+                lost.append(repr(error))  # a dead producer's, and its tracker died as well
+            else:
+                numbers[who].append(number)
+
         assert all(event.wait(LONG) for event in events)
         dead = None
         for turn in range(3):
             end = time.monotonic() + 0.05 + random.random() * 0.15
             while time.monotonic() < end:
-                who, number = check(queue.get(timeout=LONG))
-                numbers[who].append(number)
+                get_one()
             dead = kill(children[turn])
             # Those who live go on putting; who gets goes on getting.
             for living in range(turn + 1, 3):
                 seen = puts[living].load()
                 while puts[living].load() == seen:
-                    try:
-                        who, number = check(queue.get(timeout=LONG))
-                    except (snp.StaleHandle, snp.TrackerUnavailable) as error:
-                        lost.append(repr(error))  # a dead producer's, and its tracker died as well
-                    else:
-                        numbers[who].append(number)
+                    get_one()
                 went_on("who puts", dead)
         while True:
             try:
-                who, number = check(queue.get(timeout=LONG))
+                get_one()
             except snp.PeerDied:
                 went_on("PeerDied", dead)
                 break
-            except (snp.StaleHandle, snp.TrackerUnavailable) as error:
-                lost.append(repr(error))
-            else:
-                numbers[who].append(number)
         assert lost == [] or TRACKER == "killed" or "tracker" in WITHOUT, lost
         total = 0
         for who, got in enumerate(numbers):

@@ -39,6 +39,8 @@ from .queue import JoinableQueue as JoinableQueue
 from .queue import PeerDied as PeerDied
 from .queue import Queue as Queue
 from .queue import SimpleQueue as SimpleQueue
+from .shared_memory import ShareableList as ShareableList
+from .shared_memory import SharedMemory as SharedMemory
 from .synchronize import (
     AbandonedLock as AbandonedLock,
     AtomicInt as AtomicInt,
@@ -66,6 +68,8 @@ __all__ = [
     "Queue",
     "RLock",
     "Semaphore",
+    "ShareableList",
+    "SharedMemory",
     "SharedNDArray",
     "SimpleQueue",
     "StaleHandle",

@@ -82,3 +82,14 @@ def test_the_rest_is_found_after_a_change_of_directory():
         shared_memory.SharedMemory(create=True, size=10).unlink()
     """, os.path.dirname(package))
     assert (code, out, err) == (0, "", "")
+
+
+def test_all_that_is_public_is_found():
+    import shared_numpy
+    assert shared_numpy.SharedMemory is shared_memory.SharedMemory
+    assert shared_numpy.ShareableList is shared_memory.ShareableList
+    for name in shared_numpy.__all__:
+        try:
+            assert getattr(shared_numpy, name) is not None, name
+        except ImportError as error:
+            assert "numpy" in str(error), name  # where there is none
