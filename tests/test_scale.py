@@ -272,3 +272,48 @@ def test_a_limit_that_is_no_size(tmp_path):
             print(error)
     """, SHARED_NUMPY_LIMIT="much")
     assert "SHARED_NUMPY_LIMIT" in out and "much" in out
+
+
+def test_100000_arrays_in_a_queue(tmp_path):
+    run(tmp_path, """
+        import shared_numpy as snp
+        queue = snp.Queue()
+        for number in range(100000):
+            queue.put(snp.full(3, number, dtype="i8"))
+        assert snp.stats()["in_flight"] >= 100000
+        again = snp.full(3, -1)
+        for _ in range(20000):
+            queue.put(again)
+        assert queue.qsize() == 120000
+        for number in range(100000):
+            assert queue.get().tolist() == [number] * 3
+        for _ in range(20000):
+            assert queue.get()[0] == -1
+        queue.close()
+        del again
+        snp.trim()
+        assert snp.stats()["in_use_bytes"] == 0, snp.stats()
+    """)
+
+
+def test_files_of_20_mb_at_most(tmp_path):
+    """As ``ulimit -f``, which counts memory without a name too."""
+    run(tmp_path, """
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, 20 << 20))
+        import shared_numpy as snp
+        arrays = [snp.full(1 << 20, number, dtype="u1") for number in range(50)]
+        small = [snp.full(10, number) for number in range(10000)]
+        assert all((a == number).all() for number, a in enumerate(arrays))
+        assert all(a[9] == number for number, a in enumerate(small))
+        queue, lock = snp.Queue(), snp.Lock()
+        queue.put(arrays[7])
+        with lock:
+            assert queue.get()[0] == 7
+        try:
+            snp.empty(30 << 20, dtype="u1")
+        except OSError as error:
+            assert "too large" in str(error), error
+        else:
+            raise AssertionError("more than a file may be")
+    """)

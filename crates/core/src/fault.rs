@@ -55,6 +55,7 @@ pub const POINTS: &[&str] = &[
     "take.checked",
     "take.refused",
     "token.filled",
+    "token.freed",
     "token.making",
     "token.marked",
     "token.ready",

@@ -22,7 +22,7 @@ pub const FAMILY_MAGIC: u64 = u64::from_le_bytes(*b"SNPFAMLY");
 /// `"SNPPOOL\0"`: the first word of a pool segment.
 pub const POOL_MAGIC: u64 = u64::from_le_bytes(*b"SNPPOOL\0");
 /// The version of the format; see the history in `docs/pool_format.md`.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// How many participants a family has at most.
 pub const SLOTS: usize = 1024;
@@ -32,8 +32,8 @@ pub const TOKEN_ROW: usize = SLOTS;
 pub const ROWS: usize = SLOTS + 64;
 /// How many blocks a segment has at most.
 pub const BLOCKS_MAX: u64 = 65_536;
-/// How many tokens a segment has at most.
-pub const TOKENS_MAX: u64 = 16_384;
+/// How many tokens a segment has at most: so many as [`BlockTokens`] has room for.
+pub const TOKENS_MAX: u64 = 1 << 18;
 /// The largest segment whose header is believed.
 pub const SEGMENT_MAX_BYTES: u64 = 1 << 46;
 /// Parts of a pool segment begin at multiples of this, whatever the page size
@@ -106,7 +106,7 @@ pub mod queues;
 mod words;
 
 pub use pool::PoolLayout;
-pub use words::{Packed, Participant, Place};
+pub use words::{BlockTokens, Packed, Participant, Place};
 
 use fnv::{FNV_BASIS, fnv_structs, fnv_word};
 
@@ -175,8 +175,10 @@ shared_structs! {
         blocks: u64,
         /// Capacity of the token table.
         tokens: u64,
+        /// Entries of the token table that are committed.
+        tokens_committed: u64,
         /// Zero.
-        reserved_fixed: [u64; 6],
+        reserved_fixed: [u64; 5],
         /// The participant that may free.
         closer: u64,
         /// Entries of the block table in use.
@@ -221,8 +223,9 @@ shared_structs! {
         offset_bytes: u64,
         /// How long it is.
         size_bytes: u64,
-        /// The token that was made for it last: a hint.
-        token_hint: u64,
+        /// How many tokens were made for it and ended, and the last one: a [`BlockTokens`]
+        /// word.
+        tokens: u64,
     }
 }
 

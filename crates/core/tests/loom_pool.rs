@@ -25,12 +25,13 @@ const ENTRY_FREE: u64 = 0;
 const ENTRY_MAKING: u64 = 1;
 const ENTRY_READY: u64 = 2;
 
-/// One block, two rows, the tokens' row and one token.
+/// One block, two rows, the tokens' row, one token and the block's count of them.
 struct Block {
     generation: AtomicU64,
     rows: [AtomicU64; 2],
     token_row: AtomicU64,
     token: AtomicU64,
+    counted: AtomicU64,
     dirty: AtomicU64,
     moves: AtomicU64,
     memory: UnsafeCell<u32>,
@@ -49,6 +50,7 @@ impl Block {
             rows: [bit(0), bit(1)],
             token_row: AtomicU64::new(0),
             token: AtomicU64::new(ENTRY_FREE),
+            counted: AtomicU64::new(0),
             dirty: AtomicU64::new(0),
             moves: AtomicU64::new(0),
             memory: UnsafeCell::new(0),
@@ -86,12 +88,18 @@ impl Block {
             if rows != 0 || tokens == 0 {
                 return rows != 0;
             }
-            let found = || Ok::<_, Infallible>(self.token.load(Ordering::Acquire) != ENTRY_FREE);
+            let found = || Ok::<_, Infallible>(self.has_token());
             if protocol::settle_token(&self.token_row, BIT, found) != Ok(false) {
                 return true;
             }
         }
         true
+    }
+
+    /// As `find_tokens`: the count decides, or the table does.
+    fn has_token(&self) -> bool {
+        !protocol::counted(&self.counted).are_all_ended()
+            && self.token.load(Ordering::Acquire) != ENTRY_FREE
     }
 
     /// What the closer does, once.
@@ -118,6 +126,7 @@ impl Block {
 impl Block {
     fn make_token(&self) {
         self.token.store(ENTRY_MAKING, Ordering::Release);
+        protocol::count_token(&self.counted, 0);
         protocol::mark_token(&self.token_row, BIT);
         self.token.store(ENTRY_READY, Ordering::Release);
     }
@@ -128,6 +137,7 @@ impl Block {
         self.token
             .compare_exchange(ENTRY_READY, ENTRY_FREE, Ordering::AcqRel, Ordering::Acquire)
             .unwrap();
+        protocol::count_end(&self.counted);
     }
 }
 

@@ -49,7 +49,7 @@ fn one_process() {
     a_wait_can_be_interrupted();
     a_close_during_a_put_ends_it_and_tells_what_was_put();
     what_is_not_a_queue_is_refused();
-    a_table_of_tokens_that_is_full_is_no_end();
+    many_blocks_are_in_flight_at_a_time();
     who_waits_without_a_thread_is_rung();
 }
 
@@ -381,17 +381,23 @@ fn what_is_not_a_queue_is_refused() {
     settle(Vec::new());
 }
 
-fn a_table_of_tokens_that_is_full_is_no_end() {
-    let queue = queue(QueueOptions {
-        inline_max_bytes: 64,
-        ..QueueOptions::default()
-    });
-    // A segment has 8192 tokens.
-    for n in 0..8300 {
-        put(&queue, &bytes(n, 200));
+fn many_blocks_are_in_flight_at_a_time() {
+    let queue = queue(QueueOptions::default());
+    const MANY: u64 = 20_000;
+    for n in 0..MANY {
+        let hold = fill(64, n as u8);
+        let item = Item {
+            parts: &[],
+            holds: &[&hold],
+        };
+        queue.put(item, NO_WAIT, &mut on).unwrap();
     }
-    for n in 0..8300 {
-        assert_eq!(get(&queue), bytes(n, 200));
+    // And the rings of the queue.
+    assert!(participation::stats().unwrap().in_flight > MANY as usize);
+    for n in 0..MANY {
+        let mut message = Message::default();
+        queue.get(&mut message, NO_WAIT, &mut on).unwrap();
+        assert!(is_filled(&message.holds()[0], n as u8));
     }
     settle(vec![queue]);
 }

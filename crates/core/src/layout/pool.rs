@@ -23,9 +23,9 @@ pub struct PoolLayout {
     pub row_owners: usize,
     /// Offset of the dirty bits.
     pub dirty: usize,
-    /// Offset of the token table.
+    /// Offset of the token table; everything before it is committed at creation.
     pub token_table: usize,
-    /// Offset of the block table; everything before it is committed at creation.
+    /// Offset of the block table.
     pub block_table: usize,
     /// Offset of the rows.
     pub rows: usize,

@@ -2,7 +2,7 @@
 //!
 //! Every word can be taken apart; whether it makes sense is the reader's question.
 
-use super::{BLOCKS_MAX, SLOTS};
+use super::{BLOCKS_MAX, SLOTS, TOKENS_MAX};
 
 /// A slot's or token's word taken apart: bits 0-3 state, 4-15 slot, 16-63 generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,3 +101,71 @@ impl Place {
         }
     }
 }
+
+/// The tokens of a block, as its entry counts them: bits 0-17 the index of the one that was
+/// made last, 18-40 how many were made, 41-63 how many ended, both modulo 2^23.
+///
+/// As many ended as were made proves that none is in flight; anything else proves nothing,
+/// since a kill between a step and its counting leaves the two apart for good. Neither count is
+/// ever set back, in no life of the block: an end that is counted late would else stand in for
+/// one that has not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockTokens {
+    /// Index of the token that was made last.
+    pub latest: usize,
+    made: u64,
+    ended: u64,
+}
+
+impl BlockTokens {
+    const INDEX_BITS: u32 = TOKENS_MAX.trailing_zeros();
+    const COUNT_BITS: u32 = (64 - Self::INDEX_BITS) / 2;
+    const COUNT_MASK: u64 = (1 << Self::COUNT_BITS) - 1;
+
+    /// Takes a word apart; every word can be.
+    pub const fn unpack(word: u64) -> Self {
+        BlockTokens {
+            latest: (word & (TOKENS_MAX - 1)) as usize,
+            made: word >> Self::INDEX_BITS & Self::COUNT_MASK,
+            ended: word >> (Self::INDEX_BITS + Self::COUNT_BITS) & Self::COUNT_MASK,
+        }
+    }
+
+    /// The word.
+    pub const fn pack(self) -> u64 {
+        debug_assert!((self.latest as u64) < TOKENS_MAX);
+        self.ended << (Self::INDEX_BITS + Self::COUNT_BITS)
+            | self.made << Self::INDEX_BITS
+            | self.latest as u64
+    }
+
+    /// One more was made.
+    pub const fn made(self, index: usize) -> Self {
+        BlockTokens {
+            latest: index,
+            made: (self.made + 1) & Self::COUNT_MASK,
+            ..self
+        }
+    }
+
+    /// One more ended.
+    pub const fn ended(self) -> Self {
+        BlockTokens {
+            ended: (self.ended + 1) & Self::COUNT_MASK,
+            ..self
+        }
+    }
+
+    /// Whether as many ended as were made.
+    pub const fn are_all_ended(self) -> bool {
+        self.made == self.ended
+    }
+}
+
+const _: () = {
+    assert!(
+        TOKENS_MAX.is_power_of_two() && 2 * BlockTokens::COUNT_BITS + BlockTokens::INDEX_BITS <= 64
+    );
+    // What is in flight at a time never makes the counts equal by going round.
+    assert!(TOKENS_MAX < 1 << BlockTokens::COUNT_BITS);
+};

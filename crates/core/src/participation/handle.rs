@@ -77,7 +77,7 @@ impl Handle {
         put(40, &self.generation.to_le_bytes());
         if let Some(token) = self.token {
             put(48, &token.generation.to_le_bytes());
-            // A table has at most 16384 of them.
+            // A table has at most 262144 of them.
             put(56, &(token.index as u32).to_le_bytes());
         }
         put(60, &self.hints.sender_pid.to_le_bytes());

@@ -17,7 +17,7 @@ use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
 use super::tokens::in_flight_limit_s;
 use crate::error::{Error, Result};
-use crate::layout::{BLOCKS_MAX, Participant};
+use crate::layout::{BLOCKS_MAX, Participant, TOKENS_MAX};
 use crate::sys::clock;
 
 /// A new segment of a chain has room for so many blocks like the one it is made for.
@@ -33,9 +33,17 @@ const COLLECT_EVERY: u32 = 32;
 const COLLECT_FIRST_BYTES: RangeInclusive<u64> = 256 << 10..=8 << 20;
 /// A look costs so much for each segment.
 const COLLECT_FIRST_SEGMENTS: usize = 16;
-const CHAIN_TOKENS: u64 = 8192;
-const SINGLE_TOKENS: u64 = 1024;
-const SINGLE_BLOCKS: u64 = 64;
+
+/// Capacities of a segment: of blocks, and of tokens. Pages of tables that are not used are
+/// not there, so most tables are as long as they can be.
+type Tables = (u64, u64);
+const CHAIN_TABLES: Tables = (BLOCKS_MAX, TOKENS_MAX);
+/// For a single block and those that follow it.
+const SINGLE_TABLES: Tables = (64, TOKENS_MAX);
+/// Where files or the address space are limited: 2 MiB, instead of 27.
+const SMALL_TABLES: Tables = (BLOCKS_MAX / 16, TOKENS_MAX / 16);
+/// Where [`CHAIN_TABLES`] would be larger than the data they are for.
+const SMALL_SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Closed blocks of a class: segment, block. Two lists, so that neither allocating nor
 /// trimming walks past what it is not looking for.
@@ -259,7 +267,7 @@ impl Chain {
             return Ok((current, block));
         }
         let mut owned = if is_single {
-            self.create(SINGLE_BLOCKS, SINGLE_TOKENS, size, family, me)?
+            self.create(SINGLE_TABLES, size, family, me)?
         } else {
             self.create_in_chain(size, family, me)?
         };
@@ -274,7 +282,8 @@ impl Chain {
     }
 
     /// Makes the chain's next segment, for blocks of `size` bytes: as large as is its turn,
-    /// or smaller where the address space (`ulimit -v`) has no room for that.
+    /// or smaller where the address space (`ulimit -v`) has no room for that, or files may
+    /// not be so large (`ulimit -f`).
     fn create_in_chain(
         &mut self,
         size: u64,
@@ -283,10 +292,18 @@ impl Chain {
     ) -> Result<Owned> {
         let wanted = self.next_segment_bytes.max(size * ROOM_FOR_BLOCKS);
         let mut data_bytes = wanted.min(LARGEST_SEGMENT_BYTES).max(size);
+        let mut tables = CHAIN_TABLES;
         loop {
-            match self.create(BLOCKS_MAX, CHAIN_TOKENS, data_bytes, family, me) {
-                Err(error) if error.errno() == Some(Errno::NOMEM) && data_bytes > size => {
+            let is_too_large =
+                |error: &Error| matches!(error.errno(), Some(Errno::NOMEM | Errno::FBIG));
+            match self.create(tables, data_bytes, family, me) {
+                Err(error)
+                    if is_too_large(&error) && (data_bytes > size || tables == CHAIN_TABLES) =>
+                {
                     data_bytes = (data_bytes / 2).max(size);
+                    if data_bytes == size || data_bytes < SMALL_SEGMENT_BYTES {
+                        tables = SMALL_TABLES;
+                    }
                 }
                 Err(error) => return Err(error),
                 Ok(owned) => {
@@ -299,8 +316,7 @@ impl Chain {
 
     fn create(
         &mut self,
-        blocks: u64,
-        tokens: u64,
+        (blocks, tokens): Tables,
         data_bytes: u64,
         family: &Arc<Family>,
         me: Participant,

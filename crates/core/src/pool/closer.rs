@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::protocol::{self, Closed};
-use super::segment::{Place, PoolSegment};
+use super::segment::{Place, PoolSegment, bits};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::{Participant, PoolHeader, TOKEN_ROW, WORD_BITS};
@@ -21,7 +21,8 @@ use crate::sys::anon;
 /// How often one look at a block starts over because a token's bit was cleared.
 const TOKEN_TRIES: usize = 4;
 
-/// A table of tokens up to this is searched for the sake of one block.
+/// A table of tokens up to this is searched for the sake of one block whose count decides
+/// nothing.
 const SEARCHED_AT_ONCE: usize = 256;
 
 /// Frees blocks of one segment.
@@ -255,8 +256,9 @@ impl Closer {
         if by_tokens != 0 {
             // For all of them at once: the table may be long.
             let token_bits = self.segment.bits(TOKEN_ROW, word)?;
-            free &=
-                !protocol::settle_tokens(token_bits, by_tokens, || self.segment.find_tokens(word))?;
+            free &= !protocol::settle_tokens(token_bits, by_tokens, |wanted| {
+                self.segment.find_tokens(word, wanted)
+            })?;
         }
         for at in bits(free) {
             let block = first + at;
@@ -283,7 +285,9 @@ impl Closer {
             if held.by_tokens & place.bit == 0 {
                 return Ok(false);
             }
-            if self.segment.tokens_high()? > SEARCHED_AT_ONCE {
+            if self.segment.counted_tokens(block)?.is_none()
+                && self.segment.tokens_high()? > SEARCHED_AT_ONCE
+            {
                 break; // with all of its word, when that is collected
             }
             let token_bits = self.segment.bits(TOKEN_ROW, place.word)?;
@@ -300,16 +304,4 @@ impl Closer {
         dirty.fetch_or(bit, Ordering::AcqRel);
         Ok(())
     }
-}
-
-/// The numbers of the bits that are set.
-fn bits(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if word == 0 {
-            return None;
-        }
-        let lowest = word.trailing_zeros() as usize;
-        word &= word - 1;
-        Some(lowest)
-    })
 }

@@ -31,6 +31,10 @@ use crate::sys::anon;
 const COMMIT_AHEAD_BYTES: u64 = 1 << 20;
 /// Table entries are committed this many bytes at a time.
 const TABLE_STEP_BYTES: usize = 32 << 10;
+/// So many tokens are committed at first; who makes tokens commits more.
+const FIRST_TOKENS: u64 = 1024;
+/// So many where it could not, before Linux 5.14, having no descriptor.
+const ONLY_TOKENS: u64 = 8192;
 
 /// What a new segment is to hold.
 #[derive(Debug, Clone, Copy)]
@@ -121,9 +125,10 @@ impl Owned {
         let size = plan.size_bytes()?;
         let len = usize::try_from(size).map_err(|_| os(Errno::OVERFLOW))?;
         let row_bytes = (layout.row_words * WORD_BYTES) as u64;
-        let fixed_bytes = layout.block_table as u64 + 2 * row_bytes;
+        let tokens_end = |tokens: u64| layout.token(tokens.min(plan.tokens) as usize, 0) as u64;
+        let fixed_bytes = tokens_end(FIRST_TOKENS) + 2 * row_bytes;
         for (offset, bytes) in [
-            (0, layout.block_table as u64),
+            (0, tokens_end(FIRST_TOKENS)),
             (layout.row_word(TOKEN_ROW, 0) as u64, row_bytes),
             (layout.row_word(me.slot, 0) as u64, row_bytes),
         ] {
@@ -134,6 +139,12 @@ impl Owned {
         anon::seal(&fd).map_err(os)?;
         point("segment.sealed");
         let mapping = Mapping::new(&fd, len, false).map_err(os)?;
+        let mut tokens = FIRST_TOKENS.min(plan.tokens);
+        if mapping.populate(0, size_of::<PoolHeader>()).is_err() {
+            tokens = ONLY_TOKENS.min(plan.tokens);
+            anon::commit(&fd, 0, tokens_end(tokens), &mut || true)
+                .map_err(|errno| no_space(errno, fixed_bytes, &fd))?;
+        }
         let [family_low, family_high] = family.id();
         for (offset, value) in [
             (offset_of!(PoolHeader, version), VERSION),
@@ -146,6 +157,7 @@ impl Owned {
             (offset_of!(PoolHeader, size_bytes), size),
             (offset_of!(PoolHeader, blocks), plan.blocks),
             (offset_of!(PoolHeader, tokens), plan.tokens),
+            (offset_of!(PoolHeader, tokens_committed), tokens),
         ] {
             mapping.store_u64(offset, value)?;
         }

@@ -20,6 +20,7 @@
 //! taken away.
 
 use crate::fault::point;
+use crate::layout::BlockTokens;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// How often a scan starts over before it gives up; more than once is rare.
@@ -144,8 +145,38 @@ pub fn is_free_since<E>(is_held: impl FnOnce() -> Result<bool, E>) -> Result<boo
     is_held().map(|held| !held)
 }
 
+/// Counts a token that is being made, in the word of its block. For makers: after the entry
+/// names the block, before [`mark_token`].
+pub fn count_token(tokens: &AtomicU64, index: usize) {
+    change_tokens(tokens, |seen| seen.made(index));
+}
+
+/// Counts a token that has ended: after its entry is free.
+pub fn count_end(tokens: &AtomicU64) {
+    change_tokens(tokens, BlockTokens::ended);
+}
+
+/// What the word of a block says of its tokens. When all have ended none is in flight: each
+/// was counted as made before it was ready, and as ended after it was free.
+pub fn counted(tokens: &AtomicU64) -> BlockTokens {
+    BlockTokens::unpack(tokens.load(Ordering::Acquire))
+}
+
+fn change_tokens(tokens: &AtomicU64, change: impl Fn(BlockTokens) -> BlockTokens) {
+    let mut seen = tokens.load(Ordering::Relaxed);
+    loop {
+        let new = change(BlockTokens::unpack(seen)).pack();
+        // Release: who sees the count sees what was counted, and the bit that a claimer had
+        // set before. Acquire: who adds to a count passes on what others did before it.
+        match tokens.compare_exchange_weak(seen, new, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(other) => seen = other,
+        }
+    }
+}
+
 /// Says in the tokens' row that a token may hold the block. For makers: after the
-/// entry names the block, before it is ready.
+/// entry names the block and is counted, before it is ready.
 pub fn mark_token(token_bits: &AtomicU64, bit: u64) {
     token_bits.fetch_or(bit, Ordering::AcqRel);
     point("token.marked");
@@ -162,12 +193,12 @@ pub fn settle_token<E>(
     bit: u64,
     mut found: impl FnMut() -> Result<bool, E>,
 ) -> Result<bool, E> {
-    let found = || found().map(|found| if found { bit } else { 0 });
+    let found = |_| found().map(|found| if found { bit } else { 0 });
     settle_tokens(token_bits, bit, found).map(|held| held != 0)
 }
 
-/// The same for several blocks of one word, of which `found` tells those that tokens hold:
-/// so that the table is searched once or twice for all of them.
+/// The same for several blocks of one word, of which `found` tells those that tokens hold,
+/// of those that it is asked about: so that the table is searched twice at most for all.
 ///
 /// # Errors
 ///
@@ -175,16 +206,16 @@ pub fn settle_token<E>(
 pub fn settle_tokens<E>(
     token_bits: &AtomicU64,
     bits: u64,
-    mut found: impl FnMut() -> Result<u64, E>,
+    mut found: impl FnMut(u64) -> Result<u64, E>,
 ) -> Result<u64, E> {
-    let held = found()? & bits;
+    let held = found(bits)? & bits;
     let gone = bits & !held;
     if gone == 0 {
         return Ok(held);
     }
     token_bits.fetch_and(!gone, Ordering::AcqRel);
     point("tokens.cleared");
-    let again = found();
+    let again = found(gone);
     let back = again.as_ref().map_or(gone, |again| again & gone);
     if back != 0 {
         token_bits.fetch_or(back, Ordering::AcqRel);

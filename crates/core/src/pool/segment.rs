@@ -240,3 +240,15 @@ impl PoolSegment {
 pub(crate) fn clamp(count: u64, limit: usize) -> usize {
     usize::try_from(count).map_or(limit, |count| count.min(limit))
 }
+
+/// The numbers of the bits that are set.
+pub(crate) fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let lowest = word.trailing_zeros() as usize;
+        word &= word - 1;
+        Some(lowest)
+    })
+}

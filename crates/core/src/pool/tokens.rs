@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use super::protocol;
-use super::segment::{Place, PoolSegment, clamp};
+use super::segment::{Place, PoolSegment, bits, clamp};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::{
@@ -58,6 +58,8 @@ pub struct Container {
 
 /// Where a new table of tokens is searched at first; it doubles whenever it is full.
 const WINDOW: u64 = 16;
+/// Entries are committed so many at a time.
+const COMMIT_STEP: usize = 4096;
 
 /// A token in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl PoolSegment {
     ///
     /// # Errors
     ///
-    /// [`Error::Full`] when every entry is in flight.
+    /// [`Error::Full`] when every entry is in flight, or no more can be committed.
     pub(super) fn make_token(
         &self,
         me: Participant,
@@ -98,6 +100,7 @@ impl PoolSegment {
                 it.generation,
             ],
         };
+        let counted = self.block_tokens(block)?;
         let name = self.claim_entry(me, hint)?;
         point("token.making");
         for (field, value) in [
@@ -113,8 +116,7 @@ impl PoolSegment {
             self.mapping()
                 .store_u64(self.layout().token(name.index, field), value)?;
         }
-        let latest = self.layout().block(block, offset_of!(Block, token_hint));
-        self.mapping().store_u64(latest, name.index as u64)?;
+        protocol::count_token(counted, name.index);
         point("token.filled");
         let place = Place::of(block);
         protocol::mark_token(self.bits(TOKEN_ROW, place.word)?, place.bit);
@@ -147,8 +149,12 @@ impl PoolSegment {
         }
         let mark = self.header(offset_of!(PoolHeader, tokens_high))?;
         for index in high..limit {
+            if self.commit_tokens(index + 1).is_err() {
+                break;
+            }
             // First: an entry above the mark would be overlooked.
-            let window = (index as u64 * 2).max(WINDOW).min(limit as u64);
+            let window = (index as u64 * 2).max(WINDOW);
+            let window = window.min(self.tokens_committed()? as u64);
             mark.fetch_max(window.max(index as u64 + 1), Ordering::AcqRel);
             if let Some(name) = self.claim_entry_at(me, index)? {
                 *hint = index + 1;
@@ -157,8 +163,35 @@ impl PoolSegment {
         }
         Err(Error::Full {
             what: "arrays in flight between processes",
-            limit,
+            limit: self.tokens_committed()?,
         })
+    }
+
+    /// Sees to it that so many entries are committed. Whoever dies in between has committed
+    /// what the next one commits again.
+    fn commit_tokens(&self, entries: usize) -> Result<()> {
+        let committed = self.tokens_committed()?;
+        if entries <= committed {
+            return Ok(());
+        }
+        let step = committed.clamp(1, COMMIT_STEP);
+        let to = (committed + step).max(entries).min(self.layout().tokens);
+        let (from, end) = (
+            self.layout().token(committed, 0),
+            self.layout().token(to, 0),
+        );
+        self.mapping().populate(from, end - from)?;
+        self.header(offset_of!(PoolHeader, tokens_committed))?
+            .fetch_max(to as u64, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn tokens_committed(&self) -> Result<usize> {
+        let committed = self.header(offset_of!(PoolHeader, tokens_committed))?;
+        Ok(clamp(
+            committed.load(Ordering::Acquire),
+            self.layout().tokens,
+        ))
     }
 
     fn claim_entry_at(&self, me: Participant, index: usize) -> Result<Option<TokenName>> {
@@ -181,7 +214,7 @@ impl PoolSegment {
     /// Whether a token is in flight and holds this block. For who is about to decide
     /// whose it is, and has set its own bit.
     pub(super) fn is_in_flight(&self, name: TokenName, block: usize) -> Result<bool> {
-        if name.index >= self.layout().tokens {
+        if name.index >= self.tokens_high()? {
             return Ok(false);
         }
         let seen = Packed::unpack(self.token_word(name.index)?.load(Ordering::Acquire));
@@ -192,16 +225,24 @@ impl PoolSegment {
     /// Takes a token out of flight; `false` when somebody else did, or it expired, or
     /// it is one for another block. The caller has set its own bit for `block`.
     pub(crate) fn claim_token(&self, name: TokenName, block: usize) -> Result<bool> {
-        if name.index >= self.layout().tokens {
+        if name.index >= self.tokens_high()? {
             return Ok(false);
         }
         let seen = Packed::unpack(self.token_word(name.index)?.load(Ordering::Acquire));
         if seen.state != READY || seen.generation != name.generation {
             return Ok(false);
         }
+        let Ok(counted) = self.block_tokens(block) else {
+            return Ok(false);
+        };
         // Belongs to this life if the exchange below succeeds.
         let holds = self.token_field(name.index, offset_of!(Token, block))?;
-        Ok(holds == block as u64 && self.swap_token(name.index, seen, FREE)?)
+        let is_mine = holds == block as u64 && self.swap_token(name.index, seen, FREE)?;
+        if is_mine {
+            point("token.freed");
+            protocol::count_end(counted);
+        }
+        Ok(is_mine)
     }
 
     /// Ends a token that will reach nobody; `false` when it has ended before.
@@ -234,8 +275,9 @@ impl PoolSegment {
                 point("expire.freed");
                 expired += 1;
                 if let Ok(block) = usize::try_from(token.block)
-                    && block < self.layout().blocks
+                    && let Ok(counted) = self.block_tokens(block)
                 {
+                    protocol::count_end(counted);
                     let (dirty, bit) = self.dirty(Place::of(block).word)?;
                     dirty.fetch_or(bit, Ordering::AcqRel);
                 }
@@ -319,39 +361,49 @@ impl PoolSegment {
         Ok(())
     }
 
-    /// Whether the table has a token for `block`. A token still being made counts, and
-    /// leaves the word dirty, since it may turn out to be for another block.
-    pub(super) fn find_token(&self, block: usize) -> Result<bool> {
-        let latest = self.layout().block(block, offset_of!(Block, token_hint));
-        if let Ok(index) = usize::try_from(self.mapping().load_u64(latest)?)
-            && index < self.layout().tokens
-        {
-            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
-            let holds = self.token_field(index, offset_of!(Token, block))?;
+    /// Whether a token is in flight for `block`, if its count or the token that was made last
+    /// decides it: mostly they do, however long the table is.
+    pub(super) fn counted_tokens(&self, block: usize) -> Result<Option<bool>> {
+        let counted = protocol::counted(self.block_tokens(block)?);
+        if counted.are_all_ended() {
+            return Ok(Some(false));
+        }
+        if counted.latest < self.tokens_high()? {
+            let seen = Packed::unpack(self.token_word(counted.latest)?.load(Ordering::Acquire));
+            let holds = self.token_field(counted.latest, offset_of!(Token, block))?;
             if seen.state == READY && holds == block as u64 {
-                return Ok(true);
+                return Ok(Some(true));
             }
         }
-        for index in 0..self.tokens_high()? {
-            let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
-            if seen.state != READY && seen.state != MAKING {
-                continue;
-            }
-            if self.token_field(index, offset_of!(Token, block))? == block as u64 {
-                if seen.state == MAKING {
-                    let (dirty, bit) = self.dirty(Place::of(block).word)?;
-                    dirty.fetch_or(bit, Ordering::AcqRel);
-                }
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(None)
     }
 
-    /// The blocks of a word that the table has tokens for. As [`PoolSegment::find_token`].
-    pub(super) fn find_tokens(&self, word: usize) -> Result<u64> {
+    /// Whether a token is in flight for `block`. As [`PoolSegment::find_tokens`].
+    pub(super) fn find_token(&self, block: usize) -> Result<bool> {
+        let place = Place::of(block);
+        Ok(self.find_tokens(place.word, place.bit)? != 0)
+    }
+
+    /// The blocks among those `wanted` of a word that tokens are in flight for. A token still
+    /// being made counts, and leaves the word dirty, since it may turn out to be for another
+    /// block.
+    pub(super) fn find_tokens(&self, word: usize, wanted: u64) -> Result<u64> {
         let first = (word * WORD_BITS) as u64;
-        let mut found = 0;
+        let (mut found, mut open) = (0_u64, 0_u64);
+        let used = self.blocks_used()?;
+        for at in bits(wanted) {
+            let block = word * WORD_BITS + at;
+            if block >= used {
+                continue; // nobody's: a bit that makes no sense
+            }
+            match self.counted_tokens(block)? {
+                Some(is_in_flight) => found |= u64::from(is_in_flight) << at,
+                None => open |= 1 << at,
+            }
+        }
+        if open == 0 {
+            return Ok(found);
+        }
         for index in 0..self.tokens_high()? {
             let seen = Packed::unpack(self.token_word(index)?.load(Ordering::Acquire));
             if seen.state != READY && seen.state != MAKING {
@@ -359,7 +411,7 @@ impl PoolSegment {
             }
             let block = self.token_field(index, offset_of!(Token, block))?;
             let at = block.wrapping_sub(first);
-            if at < WORD_BITS as u64 {
+            if at < WORD_BITS as u64 && open >> at & 1 == 1 {
                 found |= 1 << at;
                 if seen.state == MAKING {
                     let (dirty, bit) = self.dirty(word)?;
@@ -388,7 +440,18 @@ impl PoolSegment {
     /// Every token ever made is below this.
     pub(crate) fn tokens_high(&self) -> Result<usize> {
         let high = self.header(offset_of!(PoolHeader, tokens_high))?;
-        Ok(clamp(high.load(Ordering::Acquire), self.layout().tokens))
+        // After it: what was committed before the mark was raised.
+        let high = high.load(Ordering::Acquire);
+        Ok(clamp(high, self.tokens_committed()?))
+    }
+
+    /// The word with the count of a block's tokens.
+    fn block_tokens(&self, block: usize) -> Result<&AtomicU64> {
+        if block >= self.blocks_used()? {
+            return Err(Error::Stale);
+        }
+        let at = self.layout().block(block, offset_of!(Block, tokens));
+        self.mapping().shared_word(at)
     }
 
     pub(crate) fn token_word(&self, index: usize) -> Result<&AtomicU64> {

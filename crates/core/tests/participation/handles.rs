@@ -112,7 +112,7 @@ mod scenarios {
         // SAFETY: nothing else in this process reads or writes the environment now.
         unsafe { std::env::set_var("SHARED_NUMPY_INFLIGHT_S", "0") };
         assert_eq!(in_use(), 0);
-        // A table full of them is no obstacle, whoever sends.
+        // A table full of them (where it cannot grow) is no obstacle, whoever sends.
         let hold = numbered(100, 5);
         leave_on_its_way(8192);
         std::thread::sleep(std::time::Duration::from_millis(1100));
