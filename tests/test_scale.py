@@ -289,8 +289,7 @@ def test_100000_arrays_in_a_queue(tmp_path):
             assert queue.get().tolist() == [number] * 3
         for _ in range(20000):
             assert queue.get()[0] == -1
-        queue.close()
-        del again
+        del again, queue
         snp.trim()
         assert snp.stats()["in_use_bytes"] == 0, snp.stats()
     """)
