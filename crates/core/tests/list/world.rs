@@ -14,12 +14,6 @@ pub(crate) fn mapping(len: usize) -> Arc<Mapping> {
     Arc::new(Mapping::new(&fd, len, false).unwrap())
 }
 
-pub(crate) fn mapping_of(bytes: &[u8]) -> Arc<Mapping> {
-    let mapping = mapping(bytes.len());
-    mapping.write_bytes(0, bytes).unwrap();
-    mapping
-}
-
 pub(crate) fn image(mapping: &Mapping) -> Vec<u8> {
     let mut bytes = vec![0; mapping.len()];
     mapping.read_bytes(0, &mut bytes).unwrap();
