@@ -46,6 +46,15 @@ pub(crate) fn scribble(choices: &mut dyn Choices, mapping: &Mapping, from: usize
     }
 }
 
+/// Changes some of the bytes of a mapping.
+pub(crate) fn scribble_bytes(choices: &mut dyn Choices, mapping: &Mapping) {
+    for _ in 0..choices.below(8) {
+        let at = choices.below(mapping.len());
+        let byte = choices.below(256) as u8;
+        mapping.write_bytes(at, &[byte]).unwrap();
+    }
+}
+
 /// Reads the first and the last byte of a range that was given out: it must be memory.
 pub(crate) fn touch(mapping: &Mapping, offset_bytes: usize, size_bytes: usize) {
     let end = offset_bytes.checked_add(size_bytes).unwrap();

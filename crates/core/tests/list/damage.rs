@@ -2,8 +2,8 @@
 
 use shared_numpy_core::list::{Buffer, Error, Item};
 
-use crate::garbage_common::list::{exercise, mapping_of};
-use crate::world::{MARK_BEING_WRITTEN, Random, made, standard};
+use crate::garbage_common::list::exercise;
+use crate::world::{MARK_BEING_WRITTEN, Random, made, mapping_of, standard};
 
 #[test]
 fn no_content_does_more_than_fail() {

@@ -7,8 +7,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use shared_numpy_core::list::{Buffer, Error, Item, List, Plan};
 use shared_numpy_core::mapping::Mapping;
 
-use crate::garbage_common::list::mapping_of;
-use crate::world::{image, made, mapping, standard};
+use crate::world::{image, made, mapping, mapping_of, standard};
 
 #[test]
 fn a_new_list_has_the_standard_layout_byte_for_byte() {
