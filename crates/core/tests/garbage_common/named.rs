@@ -1,9 +1,12 @@
 //! A file that may be a named array.
 
 use std::fs;
+use std::mem::offset_of;
 
 use shared_numpy_core::name::SegmentName;
-use shared_numpy_core::named_array::header::{FIXED_BYTES, MAGIC, VERSION, checksum};
+use shared_numpy_core::named_array::header::{
+    FIXED_BYTES, MAGIC, NamedArrayHeader, VERSION, checksum,
+};
 use shared_numpy_core::named_array::{NamedArray, Owner};
 
 use super::touch;
@@ -11,8 +14,8 @@ use super::touch;
 /// How many bytes of an input are no header's.
 const DECISION_BYTES: usize = 2;
 
-/// Puts these bytes into a file, as a header that has the first words right and a checksum
-/// that fits if the first byte says so, and opens it as an array.
+/// Puts these bytes into a file and opens it as an array: as they are, or as a header with
+/// those words right that would be refused at once, and a checksum that fits.
 ///
 /// The name is this process's. A fuzzer that ends here leaves it behind; `ci/fuzz.sh` removes
 /// it.
@@ -22,7 +25,7 @@ pub(crate) fn open(bytes: &[u8]) {
     };
     let mut file = rest.to_vec();
     if decision[0] % 4 > 0 {
-        make_plausible(&mut file);
+        make_plausible(&mut file, decision[0] & 4 > 0);
     }
     // The data begin at a multiple of 64 behind the header.
     file.resize(file.len() + usize::from(decision[1]) * 16, 7);
@@ -45,19 +48,32 @@ pub(crate) fn open(bytes: &[u8]) {
     fs::remove_file(&path).unwrap();
 }
 
-/// Right words where any others are refused at once.
-fn make_plausible(file: &mut Vec<u8>) {
+/// Right words where any others are refused at once; if `lengths` says so, lengths that fit
+/// each other among them.
+fn make_plausible(file: &mut Vec<u8>, lengths: bool) {
     if file.len() < FIXED_BYTES {
         file.resize(FIXED_BYTES, 0);
     }
     let word = |file: &[u8], at: usize| u64::from_ne_bytes(file[at..at + 8].try_into().unwrap());
-    let (axes, dtype) = (word(file, 56), word(file, 64));
+    let put = |file: &mut [u8], at: usize, word: u64| {
+        file[at..at + 8].copy_from_slice(&word.to_ne_bytes());
+    };
+    put(file, offset_of!(NamedArrayHeader, magic), MAGIC);
+    put(file, offset_of!(NamedArrayHeader, version), VERSION);
+    let axes = word(file, offset_of!(NamedArrayHeader, axes));
+    let dtype = word(file, offset_of!(NamedArrayHeader, dtype_bytes));
     let len = axes.saturating_mul(8).saturating_add(dtype);
-    let len = len
-        .saturating_add(FIXED_BYTES as u64)
-        .min(file.len() as u64);
-    file[..8].copy_from_slice(&MAGIC.to_ne_bytes());
-    file[8..16].copy_from_slice(&VERSION.to_ne_bytes());
-    let sum = checksum(&file[..len as usize]);
-    file[72..80].copy_from_slice(&sum.to_ne_bytes());
+    let len = len.saturating_add(FIXED_BYTES as u64);
+    let inside = len.min(file.len() as u64) as usize;
+    if lengths {
+        let item_bytes = word(file, offset_of!(NamedArrayHeader, item_bytes));
+        let shape = file[FIXED_BYTES..inside]
+            .chunks_exact(8)
+            .take(axes as usize);
+        let data = shape.fold(item_bytes, |bytes, axis| bytes.wrapping_mul(word(axis, 0)));
+        put(file, offset_of!(NamedArrayHeader, header_bytes), len);
+        put(file, offset_of!(NamedArrayHeader, data_bytes), data);
+    }
+    let sum = checksum(&file[..inside]);
+    put(file, offset_of!(NamedArrayHeader, checksum), sum);
 }
