@@ -75,7 +75,7 @@ impl List {
     #[inline]
     pub fn get<'b>(&self, index: usize, buffer: &'b mut Buffer) -> Result<Item<'b>> {
         let mut look = self.look(index, buffer)?;
-        let mut attempt = 0;
+        let mut patience = Patience::default();
         loop {
             match look {
                 Look::Scalar(item) => return Ok(item),
@@ -87,13 +87,11 @@ impl List {
                         Item::Bytes(text)
                     });
                 }
-                Look::Moving => pause(attempt).ok_or(Error::Unfinished { index })?,
-                Look::Senseless(reason) if attempt >= SPINS => {
-                    return Err(Error::Corrupt { index, reason });
-                }
-                Look::Senseless(_) => std::hint::spin_loop(),
+                Look::Moving => patience.after_moving().ok_or(Error::Unfinished { index })?,
+                Look::Senseless(reason) => patience
+                    .after_senseless()
+                    .ok_or(Error::Corrupt { index, reason })?,
             }
-            attempt += 1;
             look = self.look(index, buffer)?;
         }
     }
@@ -173,18 +171,73 @@ const YIELDS: u32 = 64;
 const SLEEPS: u32 = 20;
 const SLEEP: Duration = Duration::from_millis(1);
 
-/// Waits a little for a writer; `None` when enough was waited (about 20 ms).
-#[cold]
-fn pause(attempt: u32) -> Option<()> {
-    if attempt < SPINS {
-        std::hint::spin_loop();
-    } else if attempt < SPINS + YIELDS {
-        std::thread::yield_now();
-    } else if attempt < SPINS + YIELDS + SLEEPS {
-        // The writer was put aside by the scheduler, or died.
-        std::thread::sleep(SLEEP);
-    } else {
-        return None;
+/// How often was looked in vain.
+#[derive(Debug, Default)]
+struct Patience {
+    moving: u32,
+    /// In a row: who was put aside between two looks at a format may meet the same one again,
+    /// with the code of another. That says nothing, however long a writer was waited for.
+    senseless: u32,
+}
+
+impl Patience {
+    /// Waits a little for a writer; `None` when enough was waited (about 20 ms).
+    #[cold]
+    fn after_moving(&mut self) -> Option<()> {
+        self.senseless = 0;
+        let attempt = self.moving;
+        self.moving += 1;
+        if attempt < SPINS {
+            std::hint::spin_loop();
+        } else if attempt < SPINS + YIELDS {
+            std::thread::yield_now();
+        } else if attempt < SPINS + YIELDS + SLEEPS {
+            // The writer was put aside by the scheduler, or died.
+            std::thread::sleep(SLEEP);
+        } else {
+            return None;
+        }
+        Some(())
     }
-    Some(())
+
+    /// Waits a moment for a writer that does not say that it writes; `None` when it makes no
+    /// sense for good.
+    #[cold]
+    fn after_senseless(&mut self) -> Option<()> {
+        if self.senseless == SPINS {
+            return None;
+        }
+        self.senseless += 1;
+        std::hint::spin_loop();
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_makes_no_sense_is_no_damage_after_a_long_wait() {
+        let mut patience = Patience::default();
+        for _ in 0..SPINS + YIELDS {
+            assert!(patience.after_moving().is_some());
+        }
+        for _ in 0..SPINS {
+            assert!(patience.after_senseless().is_some());
+        }
+        assert!(patience.after_senseless().is_none(), "so many in a row are");
+        assert!(patience.after_moving().is_some());
+        assert!(patience.after_senseless().is_some(), "another row");
+    }
+
+    #[test]
+    fn every_wait_ends() {
+        let mut patience = Patience::default();
+        let mut looks = 0;
+        while patience.after_senseless().is_some() || patience.after_moving().is_some() {
+            looks += 1;
+        }
+        assert!(looks <= (SPINS + 1) * (SPINS + YIELDS + SLEEPS + 1));
+    }
 }
