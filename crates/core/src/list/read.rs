@@ -96,6 +96,12 @@ impl List {
         }
     }
 
+    /// Reads format, contents, code and format, and all but the first once more.
+    ///
+    /// The same format twice does not say that nothing happened in between: few of them tell
+    /// writes apart. A reader that was put aside at the wrong moment may meet the format of
+    /// one write with the contents, or the code, of another; then the second look, which is
+    /// over in no time, finds other ones, or the mark of somebody who writes.
     #[inline]
     fn look(&self, index: usize, buffer: &mut Buffer) -> Result<Look> {
         let slot = self.slot(index)?;
@@ -106,30 +112,44 @@ impl List {
         let Some(format) = Format::parse(word) else {
             return Ok(Look::Senseless("its format is unknown"));
         };
-        let found = match format {
+        let long = match format {
             Format::BeingWritten => return Ok(Look::Moving),
+            Format::Text { len, .. } if len > slot.len => {
+                return Ok(Look::Senseless("it is longer than its place"));
+            }
+            Format::Text { len, .. } if len > WORD_BYTES => Some(len),
+            _ => None,
+        };
+        let mut body = 0;
+        if let Some(len) = long {
+            self.mapping.read_bytes(slot.at, buffer.bytes_mut(len))?;
+        } else {
+            // Whole words are never torn.
+            body = self.mapping.load_u64(slot.at)?;
+        }
+        let code = self.read_code(index)?;
+        // What was read is older than this second look at the format, ...
+        fence(Ordering::Acquire);
+        if self.mapping.load_u64(format_at)? != word {
+            return Ok(Look::Moving);
+        }
+        // ... and that is older than this second look at the rest, and so on.
+        fence(Ordering::Acquire);
+        let is_same = match long {
+            Some(len) => self.holds(slot.at, buffer.bytes(len))?,
+            None => self.mapping.load_u64(slot.at)? == body,
+        };
+        let is_same = is_same && self.read_code(index)? == code;
+        fence(Ordering::Acquire);
+        if !is_same || self.mapping.load_u64(format_at)? != word {
+            return Ok(Look::Moving);
+        }
+        let found = match format {
             Format::Text { len, exact } => {
-                if len > slot.len {
-                    return Ok(Look::Senseless("it is longer than its place"));
+                if long.is_none() {
+                    buffer.small[..WORD_BYTES].copy_from_slice(&body.to_ne_bytes());
                 }
-                let text = if len <= WORD_BYTES {
-                    // Whole words are never torn.
-                    let word = self.mapping.load_u64(slot.at)?.to_ne_bytes();
-                    buffer.small[..WORD_BYTES].copy_from_slice(&word);
-                    &buffer.small[..len]
-                } else {
-                    let text = buffer.bytes_mut(len);
-                    self.mapping.read_bytes(slot.at, text)?;
-                    // The format tells a few hundred versions apart: a reader that slept
-                    // may meet the same one again. What it read is one text only if it
-                    // is still there.
-                    fence(Ordering::Acquire);
-                    if !self.holds(slot.at, text)? {
-                        return Ok(Look::Moving);
-                    }
-                    text
-                };
-                let code = self.read_code(index)?;
+                let text = buffer.bytes(len);
                 item::decode_text(text, exact, code, slot.len).map(|(is_str, kept)| {
                     // `bytes` looks at the same storage for a shorter length only
                     // if both are small or both are large.
@@ -139,16 +159,8 @@ impl List {
                     Look::Text { is_str, len: kept }
                 })
             }
-            scalar => {
-                let value = self.mapping.load_u64(slot.at)?;
-                item::decode_scalar(scalar, self.read_code(index)?, value).map(Look::Scalar)
-            }
+            scalar => item::decode_scalar(scalar, code, body).map(Look::Scalar),
         };
-        // What was read is older than this second look at the format.
-        fence(Ordering::Acquire);
-        if self.mapping.load_u64(format_at)? != word {
-            return Ok(Look::Moving);
-        }
         Ok(found.unwrap_or(Look::Senseless("its format and its code disagree")))
     }
 
@@ -175,8 +187,8 @@ const SLEEP: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 struct Patience {
     moving: u32,
-    /// In a row: who was put aside between two looks at a format may meet the same one again,
-    /// with the code of another. That says nothing, however long a writer was waited for.
+    /// In a row: one says nothing, however long a writer was waited for. The standard
+    /// library's does not say that it writes.
     senseless: u32,
 }
 
