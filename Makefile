@@ -51,6 +51,12 @@ stress: need-cargo  ## Soaks with random kills: SHARED_NUMPY_SOAK_KILLS (10000) 
 	SHARED_NUMPY_SOAK_KILLS=$${SHARED_NUMPY_SOAK_KILLS:-10000} SHARED_NUMPY_SOAK_S=1800 \
 		cargo test -p shared-numpy-tracker --release --test soak -- --nocapture --test-threads=1
 
+fuzz: need-cargo  ## Random bytes over all that is shared, under AddressSanitizer: FUZZ_S (30) seconds for each target (FUZZ="lock_bytes" for one)
+	@sh ci/fuzz.sh $(FUZZ)
+
+sanitize: need-cargo  ## The Rust tests of core and trackers under AddressSanitizer and LeakSanitizer
+	@sh ci/sanitize.sh
+
 ##@ Packages
 
 wheel: build/wheel.stamp check-wheel  ## dist/*.whl: the manylinux2014 wheel for CPython 3.6 and newer, checked
@@ -89,4 +95,4 @@ clean:  ## Remove everything that was built or fetched
 need-cargo:
 	@command -v cargo >/dev/null || { echo "cargo was not found: install Rust (https://rustup.rs), or put it on PATH" >&2; exit 1; }
 
-.PHONY: help develop test lint demo bench loom stress demo-venv wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo
+.PHONY: help develop test lint demo bench loom stress fuzz sanitize demo-venv wheel sdist check-wheel interpreters venvs build-venv lint-venv clean need-cargo

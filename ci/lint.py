@@ -72,6 +72,7 @@ def main():
     # Examples and benchmarks run on the oldest CPython too.
     good = [
         run("cargo fmt", ["cargo", "fmt", "--all", "--check"]),
+        run("cargo fmt of fuzz", ["cargo", "fmt", "--manifest-path", os.path.join("fuzz", "Cargo.toml"), "--check"]),
         run("cargo clippy", ["cargo", "clippy", "-q", "--locked", "--workspace", "--all-targets",
                              "--features", "shared-numpy-core/fault", "--", "-D", "warnings"]),
         run("ruff", [PYTHON, "-m", "ruff", "check", "--no-cache", "-q", "."]),

@@ -244,23 +244,6 @@ fn exact_format(len: usize, version: u32) -> u64 {
     word(&bytes)
 }
 
-/// The version that [`exact_format`] put into `format`, if there is one.
-pub(super) fn version_of(format: u64) -> Option<u32> {
-    let bytes = format.to_ne_bytes();
-    let digits = bytes
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    bytes
-        .iter()
-        .skip(digits + 1)
-        .rev()
-        .try_fold(0_u32, |version, byte| {
-            let digit = BLANKS.iter().position(|blank| blank == byte)? as u32;
-            Some(version * BLANKS.len() as u32 + digit)
-        })
-}
-
 /// `<number>s`, of at most 7 digits.
 fn number_format(number: usize) -> u64 {
     let (mut bytes, count) = digits(number);

@@ -38,7 +38,7 @@ use layout::{Layout, Slot};
 pub struct List {
     mapping: Arc<Mapping>,
     layout: Layout,
-    /// Counts writes of long texts, where the format that is replaced tells no count.
+    /// Counts writes of long texts: their formats tell them apart.
     version: AtomicU32,
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::item::{self, BEING_WRITTEN, Body, Encoded, Item};
+use super::item::{BEING_WRITTEN, Body, Encoded, Item};
 use super::layout::{Layout, Slot, WORD_BYTES};
 use super::{Error, List, Result};
 
@@ -87,23 +87,25 @@ impl List {
             return Err(Error::Memory(crate::error::Error::ReadOnly));
         }
         let slot = self.slot(index)?;
-        let version = if item.is_long() {
-            self.next_version(index)?
+        let encoded = if item.is_long() {
+            self.numbered(index, slot, item)?
         } else {
-            0
+            Encoded::new(item, index, slot.len, 0)?
         };
-        let encoded = Encoded::new(item, index, slot.len, version)?;
         self.write(index, slot, &encoded)
     }
 
-    /// The number of a write of a long text: never that of the text it replaces.
-    fn next_version(&self, index: usize) -> Result<u32> {
+    /// A long text as it is to be recorded: never with the format of what it replaces, and
+    /// of one writer's with no format again before all others.
+    fn numbered<'a>(&self, index: usize, slot: Slot, item: &Item<'a>) -> Result<Encoded<'a>> {
         let old = self.mapping.load_u64(self.layout.format_at(index))?;
-        Ok(match item::version_of(old) {
-            Some(version) => version + 1,
-            // Relaxed: a mere number; the fences of `write` order the rest.
-            None => self.version.fetch_add(1, Ordering::Relaxed),
-        })
+        // Relaxed: a mere number; the fences of `write` order the rest.
+        let next = || self.version.fetch_add(1, Ordering::Relaxed);
+        let encoded = Encoded::new(item, index, slot.len, next())?;
+        if encoded.format == old {
+            return Encoded::new(item, index, slot.len, next());
+        }
+        Ok(encoded)
     }
 
     #[inline]

@@ -1,28 +1,9 @@
 //! No content does more than fail.
 
-use std::sync::Arc;
+use shared_numpy_core::list::{Buffer, Error, Item};
 
-use shared_numpy_core::list::{Buffer, Error, Item, List};
-use shared_numpy_core::mapping::Mapping;
-
+use crate::garbage_common::list::exercise;
 use crate::world::{MARK_BEING_WRITTEN, Random, made, mapping_of, standard};
-
-/// Reads and writes everything; only errors are allowed to happen.
-fn exercise(mapping: Arc<Mapping>) {
-    let Ok(list) = List::open(mapping) else {
-        return;
-    };
-    let mut buffer = Buffer::new();
-    for index in 0..list.len().min(50) + 1 {
-        // An item that says that it is being written would take 20 ms.
-        if !matches!(list.format(index), Ok(format) if format == "xxxxxxxx") {
-            let _ = list.get(index, &mut buffer);
-        }
-        let _ = list.code(index);
-        let _ = list.set(index, &Item::Str(b"123456789"));
-        let _ = list.set(index, &Item::None);
-    }
-}
 
 #[test]
 fn no_content_does_more_than_fail() {

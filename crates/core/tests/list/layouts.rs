@@ -1,5 +1,6 @@
 //! The bytes of lists, and who sees what of one that is being made or written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -150,4 +151,22 @@ fn a_reader_sees_old_or_new_and_no_mixture() {
             }
         }
     });
+}
+
+/// A reader takes the same format twice for a sign that nobody wrote.
+#[test]
+fn formats_of_long_texts_do_not_come_back_soon() {
+    let long = Item::Str(&[b'x'; 600]);
+    let (mapping, list) = made(&[long]);
+    let (_, formats_at, _) = list.parts();
+    let mut seen = BTreeSet::new();
+    for turn in 0..1500 {
+        // Over one another, and over others.
+        let item = [long, long, Item::Int(1), long, Item::None][turn % 5];
+        list.set(0, &item).unwrap();
+        if item == long {
+            let format = mapping.load_u64(formats_at).unwrap();
+            assert!(seen.insert(format), "{turn}: {format:x}");
+        }
+    }
 }

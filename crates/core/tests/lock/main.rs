@@ -4,6 +4,8 @@
 mod barriers;
 mod conditions;
 mod garbage;
+#[path = "../garbage_common/mod.rs"]
+mod garbage_common;
 mod mutexes;
 mod semaphores;
 

@@ -19,6 +19,8 @@ mod scenarios {
     use shared_numpy_core::sys::{fd, shm};
 
     use crate::alone::*;
+    use crate::garbage_common::choices::{Choices, Seeded};
+    use crate::garbage_common::rounds;
 
     const ROUNDS: u64 = 20;
     /// Of scribbling, in each round.
@@ -28,42 +30,16 @@ mod scenarios {
     /// What lies before the data of a segment, more or less.
     const TABLES_BYTES: usize = 13 << 20;
 
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
-        }
-
-        fn below(&mut self, limit: usize) -> usize {
-            ((self.next() >> 16) % limit as u64) as usize
-        }
-
-        fn word(&mut self) -> u64 {
-            match self.below(6) {
-                0 => 0,
-                1 => u64::MAX,
-                2 => 1 << self.below(64),
-                3 => self.next() % 100,
-                4 => ((self.next() % 100) << 16) | (self.next() % 0x10000),
-                _ => self.next(),
-            }
-        }
-
-        /// Writes over words that are already there, so that memory is not made of holes.
-        fn scribble(&mut self, mapping: &Mapping, to: usize) {
-            let to = to.min(mapping.len());
-            // The headers and the first words of each table are where it hurts.
-            let near = [256, 4096, 64 << 10, to][self.below(4)].min(to);
-            for _ in 0..=self.below(8) {
-                let at = self.below(near / 8) * 8;
-                if mapping.load_u64(at).is_ok_and(|word| word != 0) || self.below(8) == 0 {
-                    let word = self.word();
-                    mapping.store_u64(at, word).unwrap();
-                }
+    /// Writes over words that are already there, so that memory is not made of holes.
+    fn scribble(choices: &mut Seeded, mapping: &Mapping, to: usize) {
+        let to = to.min(mapping.len());
+        // The headers and the first words of each table are where it hurts.
+        let near = [256, 4096, 64 << 10, to][choices.below(4)].min(to);
+        for _ in 0..=choices.below(8) {
+            let at = choices.below(near / 8) * 8;
+            if mapping.load_u64(at).is_ok_and(|word| word != 0) || choices.below(8) == 0 {
+                let word = choices.word();
+                mapping.store_u64(at, word).unwrap();
             }
         }
     }
@@ -82,31 +58,32 @@ mod scenarios {
 
     /// Everything there is, with all answers allowed.
     fn use_everything(seed: u64, known: &[Handle], stop: &AtomicBool) {
-        let mut random = Random(seed | 1);
+        let mut choices = Seeded::new(seed);
         let mut kept = Vec::new();
         let mut handles = known.to_vec();
         while !stop.load(Ordering::Relaxed) {
-            match random.below(12) {
-                0..3 => kept.extend(participation::allocate(64 << random.below(16), &mut || {
-                    true
-                })),
+            match choices.below(12) {
+                0..3 => kept.extend(participation::allocate(
+                    64 << choices.below(16),
+                    &mut || true,
+                )),
                 3..5 if !kept.is_empty() => {
-                    let hold: &Hold = &kept[random.below(kept.len())];
+                    let hold: &Hold = &kept[choices.below(kept.len())];
                     check(hold);
                     if let Ok((handle, sent)) = hold.send(&mut || true) {
                         handles.push(handle);
-                        if random.below(2) == 0 {
+                        if choices.below(2) == 0 {
                             sent.withdraw();
                         }
                     }
                 }
                 5..8 => {
-                    let mut handle = handles[random.below(handles.len())];
-                    match random.below(6) {
-                        0 => handle.block = random.word() as u32,
-                        1 => handle.generation = random.word(),
-                        2 => handle.number = random.word(),
-                        3 => handle.owner.slot = random.below(1024),
+                    let mut handle = handles[choices.below(handles.len())];
+                    match choices.below(6) {
+                        0 => handle.block = choices.word() as u32,
+                        1 => handle.generation = choices.word(),
+                        2 => handle.number = choices.word(),
+                        3 => handle.owner.slot = choices.below(1024),
                         _ => {}
                     }
                     if let Ok(hold) = participation::receive(&handle, &mut || true) {
@@ -118,15 +95,15 @@ mod scenarios {
                     let _ = participation::stats();
                 }
                 9 => {
-                    let _ = participation::trim(random.below(4) == 0);
+                    let _ = participation::trim(choices.below(4) == 0);
                 }
-                10 if random.below(8) == 0 => {
+                10 if choices.below(8) == 0 => {
                     let _ = participation::drop_inherited();
                 }
                 _ => {}
             }
-            while kept.len() > 12 || (random.below(3) == 0 && !kept.is_empty()) {
-                kept.swap_remove(random.below(kept.len()));
+            while kept.len() > 12 || (choices.below(3) == 0 && !kept.is_empty()) {
+                kept.swap_remove(choices.below(kept.len()));
             }
             while handles.len() > known.len() + 8 {
                 handles.swap_remove(known.len());
@@ -136,7 +113,7 @@ mod scenarios {
 
     /// One process and its peer, until both have had enough.
     fn round(seed: u64) -> bool {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut choices = Seeded::new(seed);
         let stop = AtomicBool::new(false);
         let mine = numbered(5000, 1);
         let peer = fork(|pipe| {
@@ -169,11 +146,11 @@ mod scenarios {
                 scope.spawn(move || use_everything(seed ^ at, known, stop))
             });
             for _ in 0..STROKES {
-                match random.below(3) {
-                    0 => random.scribble(&family, FAMILY_BYTES),
-                    at => random.scribble(&segments[at - 1], TABLES_BYTES),
+                match choices.below(3) {
+                    0 => scribble(&mut choices, &family, FAMILY_BYTES),
+                    at => scribble(&mut choices, &segments[at - 1], TABLES_BYTES),
                 }
-                if random.below(10) == 0 {
+                if choices.below(10) == 0 {
                     let known = &known;
                     let child = || {
                         let stop = AtomicBool::new(false);
@@ -186,7 +163,7 @@ mod scenarios {
                     };
                     assert!(in_child(child));
                 }
-                std::thread::sleep(Duration::from_micros(random.below(500) as u64));
+                std::thread::sleep(Duration::from_micros(choices.below(500) as u64));
             }
             stop.store(true, Ordering::Relaxed);
             threads.into_iter().all(|thread| thread.join().is_ok())
@@ -198,9 +175,7 @@ mod scenarios {
     }
 
     pub(super) fn garbage_under_a_running_process() {
-        let rounds = std::env::var("SHARED_NUMPY_FUZZ_N");
-        let rounds = rounds.map_or(ROUNDS, |text| text.parse().unwrap());
-        for seed in 0..rounds {
+        for seed in 0..rounds(ROUNDS) {
             // Each in a process of its own, with a family of its own.
             let child = fork(|_pipe| round(seed));
             let begin = Instant::now();

@@ -7,6 +7,8 @@ mod alone;
 mod descriptors;
 mod forks;
 mod garbage;
+#[path = "../garbage_common/mod.rs"]
+mod garbage_common;
 mod handlers;
 mod handles;
 mod queues;

@@ -120,7 +120,16 @@ fn a_daemon_that_forks_while_it_is_looked_for_is_found() {
         parent.does(&orders);
         parent.kill();
         shm.stays();
-        signal(daemon_of(parent.pid()).unwrap(), libc::SIGKILL);
+        // On a slow machine it is still at it, and who is killed has left a child.
+        wait_until("no daemon is left", || match daemon_of(parent.pid()) {
+            Some(daemon) => {
+                // It may have ended by itself meanwhile.
+                // SAFETY: two integers; the pid is a process that this test started.
+                unsafe { libc::kill(daemon.try_into().unwrap(), libc::SIGKILL) };
+                false
+            }
+            None => true,
+        });
         shm.goes();
     }
 }
