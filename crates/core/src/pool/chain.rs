@@ -15,6 +15,7 @@ use super::classes::{self, CLASSES};
 use super::family::Family;
 use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
+use super::surplus::FreeMemory;
 use super::tokens::in_flight_limit_s;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCKS_MAX, Participant};
@@ -58,7 +59,7 @@ pub(super) struct Chain {
     next_segment_bytes: u64,
     free: Vec<FreeList>,
     /// Free memory that is committed.
-    pub(super) recycled_bytes: u64,
+    pub(super) recycled: FreeMemory,
     /// Memory of blocks that is committed or being committed, free or not.
     pub(super) committed_bytes: u64,
     until_collect: u32,
@@ -74,7 +75,7 @@ impl Chain {
             current: None,
             next_segment_bytes: options.first_segment_bytes,
             free: vec![FreeList::default(); CLASSES],
-            recycled_bytes: 0,
+            recycled: FreeMemory::new(options.keep_bytes, options.decay_after_s),
             committed_bytes: 0,
             until_collect: COLLECT_EVERY,
             expired_s: 0,
@@ -138,7 +139,8 @@ impl Chain {
         let (segment, block) = lists
             .iter_mut()
             .find_map(|list| list.committed.pop_back())?;
-        self.recycled_bytes -= self.segments[segment].blocks[block].size_bytes();
+        self.recycled
+            .take(self.segments[segment].blocks[block].size_bytes());
         Some((segment, block))
     }
 
@@ -148,13 +150,15 @@ impl Chain {
         list.open -= usize::from(own.is_open);
         own.is_open = false;
         if own.pages == Pages::Committed {
-            self.recycled_bytes += own.size_bytes();
+            self.recycled.add(own.size_bytes());
             list.committed.push_back((segment, block));
         } else {
             list.bare.push((segment, block));
         }
     }
 
+    /// Finds what others dropped; and of what was found before gives back what nobody
+    /// needed.
     pub(super) fn collect(&mut self) -> Result<()> {
         self.until_collect = COLLECT_EVERY;
         for segment in 0..self.segments.len() {
@@ -174,6 +178,20 @@ impl Chain {
             }
             self.scratch = freed;
             result?;
+        }
+        self.recycled.has_collected();
+        if let Some(keep_bytes) = self.recycled.limit_after_collection(clock::monotonic_s) {
+            // An error is not that of who allocates: what the system does not take back now
+            // is committed anew when it is used, and trimming says why.
+            let _ = self.trim_to(keep_bytes);
+        }
+        Ok(())
+    }
+
+    /// This process freed a block: what is above the limit goes at once.
+    pub(super) fn trim_after_release(&mut self) -> Result<()> {
+        if let Some(keep_bytes) = self.recycled.limit_after_release() {
+            self.trim_to(keep_bytes)?;
         }
         Ok(())
     }
@@ -220,7 +238,7 @@ impl Chain {
             return Ok(());
         };
         self.collect()?;
-        for keep_bytes in [self.recycled_bytes.saturating_sub(bytes), 0] {
+        for keep_bytes in [self.recycled.bytes().saturating_sub(bytes), 0] {
             if self.trim_to(keep_bytes)? > 0 {
                 match (self.options.limit)(bytes, self.committed_bytes) {
                     Ok(()) => return Ok(()),
@@ -321,16 +339,16 @@ impl Chain {
         let mut given_back = 0;
         for class in (0..CLASSES).rev() {
             // Smaller blocks share pages with others.
-            if classes::class_bytes(class) < 4096 || self.recycled_bytes <= keep_bytes {
+            if classes::class_bytes(class) < 4096 || self.recycled.bytes() <= keep_bytes {
                 break;
             }
             // The oldest first: the others are warm.
-            while self.recycled_bytes > keep_bytes
+            while self.recycled.bytes() > keep_bytes
                 && let Some((segment, block)) = self.free[class].committed.pop_front()
             {
                 let owned = &mut self.segments[segment];
                 let own = owned.blocks[block];
-                self.recycled_bytes -= own.size_bytes();
+                self.recycled.take(own.size_bytes());
                 self.committed_bytes -= own.own_pages_bytes();
                 let punched = owned.punch(block);
                 self.free[class].bare.push((segment, block));

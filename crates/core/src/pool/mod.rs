@@ -8,7 +8,7 @@
 //! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
 //! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
-//! `backing`, `owned`, `chain` and [`owner`] (allocating), [`limit`] (how much).
+//! `backing`, `owned`, `surplus`, `chain` and [`owner`] (allocating), [`limit`] (how much).
 
 #[cfg(not(loom))]
 mod backing;
@@ -33,5 +33,7 @@ pub mod protocol;
 pub mod rows;
 #[cfg(not(loom))]
 pub mod segment;
+#[cfg(not(loom))]
+mod surplus;
 #[cfg(not(loom))]
 pub mod tokens;
