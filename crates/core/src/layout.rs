@@ -22,7 +22,7 @@ pub const FAMILY_MAGIC: u64 = u64::from_le_bytes(*b"SNPFAMLY");
 /// `"SNPPOOL\0"`: the first word of a pool segment.
 pub const POOL_MAGIC: u64 = u64::from_le_bytes(*b"SNPPOOL\0");
 /// The version of the format; see the history in `docs/pool_format.md`.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// How many participants a family has at most.
 pub const SLOTS: usize = 1024;
@@ -148,8 +148,9 @@ shared_structs! {
         boot_high: u64,
         /// 1 for a tracker, which no other tracker stays for; else 0.
         is_tracker: u64,
-        /// Zero.
-        reserved: u64,
+        /// Large blocks of its pool that others dropped since it last allocated, in bytes; bit
+        /// 0: a tracker looks whether it does.
+        dropped_bytes: u64,
     }
 
     /// The beginning of a pool segment; each group that different processes

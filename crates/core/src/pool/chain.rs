@@ -92,6 +92,7 @@ impl Chain {
         family: &Arc<Family>,
         me: Participant,
     ) -> Result<(usize, usize)> {
+        family.is_awake(me)?;
         self.until_collect -= 1;
         if self.until_collect == 0 || self.is_worth_a_look(class) {
             self.collect()?;
@@ -157,6 +158,20 @@ impl Chain {
         }
     }
 
+    /// A block in use was closed. One that a borrower closed has no pages any more, or not
+    /// for long: it may have been killed before it came to that.
+    pub(super) fn has_closed(&mut self, segment: usize, block: usize) {
+        let owned = &mut self.segments[segment];
+        if owned.closer.was_closed_by_another(block)
+            && owned.blocks[block].pages == Pages::Committed
+        {
+            self.committed_bytes -= owned.blocks[block].own_pages_bytes();
+            // Where the system does not take them back they are committed as they are.
+            let _ = owned.punch_closed(block);
+        }
+        self.push_free(segment, block);
+    }
+
     /// Finds what others dropped; and of what was found before gives back what nobody
     /// needed.
     pub(super) fn collect(&mut self) -> Result<()> {
@@ -173,7 +188,7 @@ impl Chain {
                     .get(block)
                     .is_some_and(|own| own.is_open);
                 if is_ours {
-                    self.push_free(segment, block);
+                    self.has_closed(segment, block);
                 }
             }
             self.scratch = freed;

@@ -267,10 +267,21 @@ impl Pool {
         // A damaged table may have named a block that this process never described.
         let is_open = owned.blocks.get(block).is_some_and(|own| own.is_open);
         if is_open && owned.closer.close(block)? {
-            self.chain.push_free(segment, block);
+            self.chain.has_closed(segment, block);
             self.chain.trim_after_release()?;
         }
         Ok(())
+    }
+
+    /// Somebody has the segment who may close in this process's place while it sleeps: see
+    /// [`super::lend`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] for a segment that the pool does not have.
+    pub fn lend(&mut self, segment: usize) -> Result<()> {
+        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        owned.closer.lend()
     }
 
     /// This process's holds on a segment of the pool.
