@@ -17,8 +17,9 @@
 //! and acquire: bits are cleared with release and read with acquire, so that who sees
 //! a hold gone also sees the trace of where it went (`moves`, a token's bit), which was
 //! written before. Maker and closer meet on the word with the token's bit: whichever
-//! comes second sees what the first did before. So do an owner and who borrows its role, on
-//! the word `closer`. The model fails when any of these is taken away.
+//! comes second sees what the first did before. The model fails when any of these is taken
+//! away. So do an owner and who borrows its role, on the word `closer`: there the fence of each
+//! close would do in place of the release.
 
 use crate::fault::point;
 use crate::sync::{AtomicU64, Ordering, fence};
