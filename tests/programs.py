@@ -85,6 +85,20 @@ def _is_memory(path):
     return path.startswith("/memfd:shared_numpy") or (path.startswith("/dev/shm/") and "(deleted)" in path)
 
 
+def committed_by(pid):
+    """Bytes of the files of nameless shared memory that a process has open."""
+    sizes, folder = {}, "/proc/{}/fd".format(pid)
+    for fd in os.listdir(folder):
+        path = os.path.join(folder, fd)
+        try:
+            if _is_memory(os.readlink(path)):
+                status = os.stat(path)
+                sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+        except OSError:
+            pass  # closed meanwhile
+    return sum(sizes.values())
+
+
 def users_of(files):
     """The processes, besides this one, that have one of these files mapped or open."""
     return [pid for pid in pids() if memory_files(pid) & files]

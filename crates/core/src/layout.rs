@@ -148,8 +148,9 @@ shared_structs! {
         boot_high: u64,
         /// 1 for a tracker, which no other tracker stays for; else 0.
         is_tracker: u64,
-        /// Zero.
-        reserved: u64,
+        /// Large blocks of its pool that others dropped since it last allocated, in bytes; bit
+        /// 0: a tracker looks whether it does.
+        dropped_bytes: u64,
     }
 
     /// The beginning of a pool segment; each group that different processes

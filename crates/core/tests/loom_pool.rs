@@ -25,8 +25,14 @@ const ENTRY_FREE: u64 = 0;
 const ENTRY_MAKING: u64 = 1;
 const ENTRY_READY: u64 = 2;
 
+/// The word `closer`: nobody closes, the owner does, a borrower does.
+const OWNER: u64 = 1;
+const BUSY: u64 = 2;
+const BORROWER: u64 = 3;
+
 /// One block, two rows, the tokens' row, one token and the block's count of them.
 struct Block {
+    closer: AtomicU64,
     generation: AtomicU64,
     rows: [AtomicU64; 2],
     token_row: AtomicU64,
@@ -46,6 +52,7 @@ impl Block {
     fn held_by(row: Option<usize>) -> Arc<Self> {
         let bit = |at| AtomicU64::new(if row == Some(at) { BIT } else { 0 });
         Arc::new(Block {
+            closer: AtomicU64::new(OWNER),
             generation: AtomicU64::new(OPEN),
             rows: [bit(0), bit(1)],
             token_row: AtomicU64::new(0),
@@ -138,6 +145,55 @@ impl Block {
             .compare_exchange(ENTRY_READY, ENTRY_FREE, Ordering::AcqRel, Ordering::Acquire)
             .unwrap();
         protocol::count_end(&self.counted);
+    }
+}
+
+impl Block {
+    fn write_memory(&self) {
+        // SAFETY: writes a word; that nobody uses it meanwhile is what loom checks.
+        self.memory.with_mut(|word| unsafe { *word = 0 });
+    }
+
+    /// What an owner does that collects, finds the block free and allocates it again, into
+    /// row 0, if it has the role; whether it has allocated. `is_busy` as it should be.
+    fn collect_and_open(&self, is_busy: bool) -> bool {
+        if is_busy && protocol::pass_closer(&self.closer, OWNER, BUSY).is_err() {
+            return false;
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        let is_held = || Ok::<_, Infallible>(self.is_held());
+        let is_free = if protocol::is_open(generation) {
+            protocol::close(&self.generation, generation, is_held) == Ok(Closed::Free)
+        } else {
+            protocol::is_free_since(is_held) == Ok(true)
+        };
+        if is_busy {
+            protocol::end_turn(&self.closer, OWNER);
+        }
+        if is_free {
+            // It is on a list of the owner's, who commits and opens it. No role is needed.
+            self.write_memory();
+            self.rows[0].fetch_or(BIT, Ordering::AcqRel);
+            self.generation.store(OPEN + 2, Ordering::Release);
+            self.use_memory();
+        }
+        is_free
+    }
+
+    /// What a tracker does while the owner sleeps: closes the block, if it is open, and
+    /// punches it.
+    fn close_in_its_place(&self) {
+        if protocol::pass_closer(&self.closer, OWNER, BORROWER).is_err() {
+            return;
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        if protocol::is_open(generation) {
+            let is_held = || Ok::<_, Infallible>(self.is_held());
+            if protocol::close(&self.generation, generation, is_held) == Ok(Closed::Free) {
+                self.write_memory();
+            }
+        }
+        let _ = protocol::pass_closer(&self.closer, BORROWER, OWNER);
     }
 }
 
@@ -333,5 +389,72 @@ fn a_token_that_is_sent_on_is_not_overlooked() {
         block.use_memory();
         block.release(0);
         assert_eq!(block.close(), Closed::Free);
+    });
+}
+
+/// An owner that wakes up, a tracker that thinks it sleeps, and somebody who takes by a
+/// handle of the block's last life.
+fn a_lent_role(is_busy: bool) {
+    model(move || {
+        let block = Block::held_by(None);
+        let borrower = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || block.close_in_its_place())
+        };
+        let taker = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || take_use_release(&block, 1))
+        };
+        let is_open_again = block.collect_and_open(is_busy);
+        borrower.join().unwrap();
+        taker.join().unwrap();
+        if is_open_again {
+            // What the owner has opened and holds nobody takes away.
+            assert_eq!(block.generation.load(Ordering::Acquire), OPEN + 2);
+            block.use_memory();
+        } else {
+            // Whoever closed it, or nobody: the owner finds it when it looks again.
+            assert!(block.collect_and_open(is_busy));
+        }
+        assert_eq!(block.closer.load(Ordering::Acquire), OWNER);
+    });
+}
+
+#[test]
+fn an_owner_that_wakes_up_and_who_closes_in_its_place_do_not_meet() {
+    a_lent_role(true);
+}
+
+#[test]
+#[should_panic]
+fn an_owner_that_is_not_marked_busy_loses_what_it_uses() {
+    a_lent_role(false);
+}
+
+#[test]
+fn a_role_that_a_dead_borrower_had_is_taken_back() {
+    model(|| {
+        let block = Block::held_by(None);
+        let taker = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || take_use_release(&block, 1))
+        };
+        let dead = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                // Killed right after the bump of a close.
+                protocol::pass_closer(&block.closer, OWNER, BORROWER).unwrap();
+                block.generation.store(OPEN + 1, Ordering::Release);
+            })
+        };
+        // Somebody found it dead; it may be anywhere before that.
+        let seen = block.closer.load(Ordering::Acquire);
+        if seen == BORROWER && protocol::pass_closer(&block.closer, seen, OWNER).is_ok() {
+            dead.join().unwrap();
+            block.collect_and_open(true);
+        } else {
+            dead.join().unwrap();
+        }
+        taker.join().unwrap();
     });
 }

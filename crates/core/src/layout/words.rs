@@ -46,6 +46,9 @@ pub struct Participant {
 }
 
 impl Participant {
+    /// In the word of a pool's closer, over the owner's name: it closes at this moment.
+    const BUSY: u64 = 2;
+
     /// The word that names this participant; never zero.
     pub const fn pack(self) -> u64 {
         Packed {
@@ -54,6 +57,17 @@ impl Participant {
             generation: self.generation,
         }
         .pack()
+    }
+
+    /// The word that names this participant, an owner, as closer at work.
+    pub const fn pack_busy(self) -> u64 {
+        self.pack() | Self::BUSY
+    }
+
+    /// The participant that the word of a pool's closer names, at work or not; `None` for
+    /// nonsense.
+    pub const fn unpack_closer(word: u64) -> Option<Self> {
+        Self::unpack(word & !Self::BUSY)
     }
 
     /// The participant that a word names; `None` for zero and for nonsense.

@@ -171,6 +171,17 @@ impl Connection {
         Ok(told)
     }
 
+    /// Tells that much of an owner's memory was dropped; one way, at once or not at all: who
+    /// drops waits for nothing, and the next one tells again.
+    pub fn dropped(&self, owner: Participant) {
+        if self.epoch == fork::epoch()
+            && let Some(fd) = self.socket.get()
+        {
+            let _ = socket::send(fd, Message::Dropped(owner).encode().as_bytes(), None);
+            point("surplus.told");
+        }
+    }
+
     /// Asks for a segment.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! - A segment that was registered can be attached as long as something of it is held,
 //!   also when its owner is dead; then the tracker frees in the owner's place, and
 //!   gives the memory back.
+//! - Of the memory of an owner that sleeps, what others dropped goes back too.
 //! - A participant whose process has died, by SIGKILL, by `exec` or otherwise, holds nothing
 //!   soon afterwards: in milliseconds where the kernel has pidfds, in seconds else.
 //! - It declares nobody dead without proof ([`crate::liveness`]).
@@ -42,6 +43,7 @@
 //!   REGISTER (owner, number) + segment -------------> one way
 //!   FETCH (request, owner, number) -----------------> has read what all others have sent
 //!       <------------- FETCHED (request, status) + segment
+//!   DROPPED (owner) --------------------------------> one way, when much was dropped
 //!
 //! another process: connect -> HELLO (cookie) -> READY + family descriptor -> the same
 //! ```

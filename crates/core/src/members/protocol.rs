@@ -21,17 +21,18 @@
 //!
 //! JOINED (16 bytes; process to tracker, one way; perhaps with a pidfd of the sender), GUARDED
 //! (16 bytes; process to tracker, one way): a process that may still receive what the sender
-//! sent, when the sender has ended;
+//! sent, when the sender has ended; DROPPED (16 bytes; process to tracker, one way): an owner
+//! of whose memory others have dropped much;
 //! REGISTER (24 bytes; one way; with the segment), FETCH (24 bytes) and its answer FETCHED
 //! (24 bytes; with the segment if its status is 0):
 //!
-//! | offset | JOINED = 3 | REGISTER = 4 | FETCH = 5 | FETCHED = 6 | GUARDED = 7 |
-//! | --- | --- | --- | --- | --- | --- |
-//! | 0 | u8 kind | u8 kind | u8 kind | u8 kind | u8 kind |
-//! | 1 | zero | zero | zero | u8 status ([`Answer`]) | zero |
-//! | 4 | zero | zero | u32 request | u32 request | u32 pid of the guardian |
-//! | 8 | u64 participant: the sender | u64 participant: the owner | u64 participant: the owner | u64 participant: the owner | u64 its start time, clock ticks since boot |
-//! | 16 | | u64 number of the segment | u64 number of the segment | u64 number of the segment | |
+//! | offset | JOINED = 3 | REGISTER = 4 | FETCH = 5 | FETCHED = 6 | GUARDED = 7 | DROPPED = 8 |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | 0 | u8 kind | u8 kind | u8 kind | u8 kind | u8 kind | u8 kind |
+//! | 1 | zero | zero | zero | u8 status ([`Answer`]) | zero | zero |
+//! | 4 | zero | zero | u32 request | u32 request | u32 pid of the guardian | zero |
+//! | 8 | u64 participant: the sender | u64 participant: the owner | u64 participant: the owner | u64 participant: the owner | u64 its start time, clock ticks since boot | u64 participant: the owner |
+//! | 16 | | u64 number of the segment | u64 number of the segment | u64 number of the segment | | |
 
 use crate::helper::wire::{self, get, get_u16, get_u32, get_u64, require};
 use crate::layout::Participant;
@@ -41,7 +42,7 @@ use crate::tracker::address::Token;
 pub use crate::helper::wire::Malformed;
 
 /// The version that both sides must speak.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The longest message, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = HELLO_BYTES;
@@ -58,6 +59,7 @@ const REGISTER: u8 = 4;
 const FETCH: u8 = 5;
 const FETCHED: u8 = 6;
 const GUARDED: u8 = 7;
+const DROPPED: u8 = 8;
 
 const MAGIC: [u8; 4] = *b"SNPM";
 const SERVE: u8 = 1;
@@ -154,6 +156,8 @@ pub enum Message {
     Register(SegmentId),
     /// Send me that segment.
     Fetch(u32, SegmentId),
+    /// Others have dropped much of this owner's memory since it last allocated.
+    Dropped(Participant),
 }
 
 /// A message from the tracker, after READY.
@@ -244,17 +248,20 @@ fn participant(bytes: &[u8]) -> Result<Participant, Malformed> {
     Participant::unpack(word).ok_or(Malformed)
 }
 
+fn encode_participant(kind: u8, who: Participant) -> Encoded {
+    let mut to = Encoded::new(JOINED_BYTES);
+    to.put(0, [kind]);
+    to.put(8, who.pack().to_le_bytes());
+    to
+}
+
 impl Message {
     /// The message's bytes.
     pub fn encode(&self) -> Encoded {
         match self {
             Message::Hello(hello) => hello.encode(),
-            Message::Joined(who) => {
-                let mut to = Encoded::new(JOINED_BYTES);
-                to.put(0, [JOINED]);
-                to.put(8, who.pack().to_le_bytes());
-                to
-            }
+            Message::Joined(who) => encode_participant(JOINED, *who),
+            Message::Dropped(owner) => encode_participant(DROPPED, *owner),
             Message::Guarded(guardian) => {
                 let mut to = Encoded::new(JOINED_BYTES);
                 to.put(0, [GUARDED]);
@@ -281,9 +288,12 @@ impl Message {
         require(second == 0)?;
         let request = get_u32(bytes, 4)?;
         match kind {
-            JOINED => {
+            JOINED | DROPPED => {
                 require(bytes.len() == JOINED_BYTES && request == 0 && get_u16(bytes, 2)? == 0)?;
-                participant(bytes).map(Message::Joined)
+                participant(bytes).map(match kind {
+                    JOINED => Message::Joined,
+                    _ => Message::Dropped,
+                })
             }
             GUARDED => {
                 require(bytes.len() == JOINED_BYTES && get_u16(bytes, 2)? == 0)?;

@@ -52,6 +52,7 @@ pub use self::stats::{drop_inherited, stats, trim};
 pub use self::tracker::{address, come_home};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
+use crate::pool::idle::LARGE_BYTES;
 use crate::sys::fork as process_fork;
 
 /// How this process finds its family.
@@ -120,8 +121,17 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        let mut registry = lock();
         // An error would be that of a damaged segment: the block is not ours any more.
-        let _ = lock().release(self.held);
+        let is_last = registry.release(self.held).unwrap_or(false);
+        let size_bytes = self.size_bytes as u64;
+        if is_last
+            && size_bytes >= LARGE_BYTES
+            && let Some((tracker, owner)) = registry.note_dropped(self.held.segment, size_bytes)
+        {
+            drop(registry);
+            tracker.dropped(owner);
+        }
     }
 }
 

@@ -349,30 +349,49 @@ impl Registry {
         Ok((info, holder.epoch(), Arc::clone(holder.segment())))
     }
 
-    /// Ends a hold.
-    pub(super) fn release(&mut self, held: HeldBlock) -> Result<()> {
+    /// Ends a hold; whether it was this process's last one of somebody else's block.
+    pub(super) fn release(&mut self, held: HeldBlock) -> Result<bool> {
         let HeldBlock {
             segment,
             block,
             since,
         } = held;
         let Some(local) = self.local(segment) else {
-            return Ok(()); // let go of as inherited, and the segment with it
+            return Ok(false); // let go of as inherited, and the segment with it
         };
         let family = local.family;
         match &mut local.kind {
             Kind::Own(number) => {
                 let number = *number;
                 let pool = self.families[family].pool.as_mut();
-                pool.ok_or(Error::Stale)?.release(number, block)
+                pool.ok_or(Error::Stale)?.release(number, block)?;
+                Ok(false)
             }
             Kind::Attached { holder, .. } => {
-                if holder.release_since(block, since)? {
+                let is_last = holder.release_since(block, since)?;
+                if is_last {
                     self.remove_if_unused(segment)?;
                 }
-                Ok(())
+                Ok(is_last)
             }
         }
+    }
+
+    /// A large block of somebody else's was dropped: it is counted where its owner sees it. If
+    /// the tracker is to hear of it, how, and whose it was; without the lock.
+    pub(super) fn note_dropped(
+        &mut self,
+        segment: SegmentId,
+        size_bytes: u64,
+    ) -> Option<(Arc<Connection>, Participant)> {
+        let local = self.local(segment)?;
+        let (family, owner) = (local.family, local.owner);
+        let member = &self.families[family];
+        // A dead owner has an heir.
+        if !member.family.counts(owner) || !member.family.has_dropped(owner, size_bytes).ok()? {
+            return None;
+        }
+        member.connection.clone().map(|to| (to, owner))
     }
 
     /// Forgets an attached segment: it is unmapped when its last array is gone.
@@ -418,6 +437,21 @@ impl Registry {
         let mut tokens = segment.tokens_in_flight()?.into_iter();
         if !tokens.any(|token| me.is_some() && token.sender == me) {
             self.remove(id);
+        }
+        Ok(())
+    }
+
+    /// The tracker has a segment. One of ours it may look after while we sleep.
+    pub(super) fn has_told(&mut self, id: SegmentId) -> Result<()> {
+        let Some(local) = self.local(id) else {
+            return Ok(());
+        };
+        local.is_told = true;
+        let family = local.family;
+        if let Kind::Own(number) = local.kind
+            && let Some(pool) = &mut self.families[family].pool
+        {
+            pool.lend(number)?;
         }
         Ok(())
     }

@@ -78,9 +78,7 @@ pub(super) fn ensure_told(id: SegmentId, keep_going: &mut dyn FnMut() -> bool) -
             .as_ref()
             .is_some_and(|now| Arc::ptr_eq(now, &connection));
         if is_up && is_same {
-            if let Some(local) = registry.local(id) {
-                local.is_told = true;
-            }
+            registry.has_told(id)?;
             return Ok(());
         }
         if is_same {

@@ -15,6 +15,7 @@ use super::classes::{self, CLASSES};
 use super::family::Family;
 use super::owned::{Owned, Pages, Plan};
 use super::owner::{LARGEST_SEGMENT_BYTES, PoolOptions};
+use super::surplus::FreeMemory;
 use super::tokens::in_flight_limit_s;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCKS_MAX, Participant, TOKENS_MAX};
@@ -66,7 +67,7 @@ pub(super) struct Chain {
     next_segment_bytes: u64,
     free: Vec<FreeList>,
     /// Free memory that is committed.
-    pub(super) recycled_bytes: u64,
+    pub(super) recycled: FreeMemory,
     /// Memory of blocks that is committed or being committed, free or not.
     pub(super) committed_bytes: u64,
     until_collect: u32,
@@ -82,7 +83,7 @@ impl Chain {
             current: None,
             next_segment_bytes: options.first_segment_bytes,
             free: vec![FreeList::default(); CLASSES],
-            recycled_bytes: 0,
+            recycled: FreeMemory::new(options.keep_bytes, options.decay_after_s),
             committed_bytes: 0,
             until_collect: COLLECT_EVERY,
             expired_s: 0,
@@ -99,6 +100,7 @@ impl Chain {
         family: &Arc<Family>,
         me: Participant,
     ) -> Result<(usize, usize)> {
+        family.is_awake(me)?;
         self.until_collect -= 1;
         if self.until_collect == 0 || self.is_worth_a_look(class) {
             self.collect()?;
@@ -146,7 +148,8 @@ impl Chain {
         let (segment, block) = lists
             .iter_mut()
             .find_map(|list| list.committed.pop_back())?;
-        self.recycled_bytes -= self.segments[segment].blocks[block].size_bytes();
+        self.recycled
+            .take(self.segments[segment].blocks[block].size_bytes());
         Some((segment, block))
     }
 
@@ -156,13 +159,29 @@ impl Chain {
         list.open -= usize::from(own.is_open);
         own.is_open = false;
         if own.pages == Pages::Committed {
-            self.recycled_bytes += own.size_bytes();
+            self.recycled.add(own.size_bytes());
             list.committed.push_back((segment, block));
         } else {
             list.bare.push((segment, block));
         }
     }
 
+    /// A block in use was closed. One that a borrower closed has no pages any more, or not
+    /// for long: it may have been killed before it came to that.
+    pub(super) fn has_closed(&mut self, segment: usize, block: usize) {
+        let owned = &mut self.segments[segment];
+        if owned.closer.was_closed_by_another(block)
+            && owned.blocks[block].pages == Pages::Committed
+        {
+            self.committed_bytes -= owned.blocks[block].own_pages_bytes();
+            // Where the system does not take them back they are committed as they are.
+            let _ = owned.punch_closed(block);
+        }
+        self.push_free(segment, block);
+    }
+
+    /// Finds what others dropped; and of what was found before gives back what nobody
+    /// needed.
     pub(super) fn collect(&mut self) -> Result<()> {
         self.until_collect = COLLECT_EVERY;
         for segment in 0..self.segments.len() {
@@ -177,11 +196,25 @@ impl Chain {
                     .get(block)
                     .is_some_and(|own| own.is_open);
                 if is_ours {
-                    self.push_free(segment, block);
+                    self.has_closed(segment, block);
                 }
             }
             self.scratch = freed;
             result?;
+        }
+        self.recycled.has_collected();
+        if let Some(keep_bytes) = self.recycled.limit_after_collection(clock::monotonic_s) {
+            // An error is not that of who allocates: what the system does not take back now
+            // is committed anew when it is used, and trimming says why.
+            let _ = self.trim_to(keep_bytes);
+        }
+        Ok(())
+    }
+
+    /// This process freed a block: what is above the limit goes at once.
+    pub(super) fn trim_after_release(&mut self) -> Result<()> {
+        if let Some(keep_bytes) = self.recycled.limit_after_release() {
+            self.trim_to(keep_bytes)?;
         }
         Ok(())
     }
@@ -228,7 +261,7 @@ impl Chain {
             return Ok(());
         };
         self.collect()?;
-        for keep_bytes in [self.recycled_bytes.saturating_sub(bytes), 0] {
+        for keep_bytes in [self.recycled.bytes().saturating_sub(bytes), 0] {
             if self.trim_to(keep_bytes)? > 0 {
                 match (self.options.limit)(bytes, self.committed_bytes) {
                     Ok(()) => return Ok(()),
@@ -337,16 +370,16 @@ impl Chain {
         let mut given_back = 0;
         for class in (0..CLASSES).rev() {
             // Smaller blocks share pages with others.
-            if classes::class_bytes(class) < 4096 || self.recycled_bytes <= keep_bytes {
+            if classes::class_bytes(class) < 4096 || self.recycled.bytes() <= keep_bytes {
                 break;
             }
             // The oldest first: the others are warm.
-            while self.recycled_bytes > keep_bytes
+            while self.recycled.bytes() > keep_bytes
                 && let Some((segment, block)) = self.free[class].committed.pop_front()
             {
                 let owned = &mut self.segments[segment];
                 let own = owned.blocks[block];
-                self.recycled_bytes -= own.size_bytes();
+                self.recycled.take(own.size_bytes());
                 self.committed_bytes -= own.own_pages_bytes();
                 let punched = owned.punch(block);
                 self.free[class].bare.push((segment, block));

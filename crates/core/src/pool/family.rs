@@ -324,6 +324,11 @@ impl Family {
         Ok(())
     }
 
+    /// A word of the table.
+    pub(super) fn shared_word(&self, offset: usize) -> Result<&AtomicU64> {
+        self.mapping.shared_word(offset)
+    }
+
     fn word(&self, index: usize) -> Result<&AtomicU64> {
         if index >= SLOTS {
             return Err(Error::Damaged("a slot that does not exist"));

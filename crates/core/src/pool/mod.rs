@@ -7,8 +7,9 @@
 //!
 //! Bottom up: [`protocol`] (bare words; the proof), [`family`] (who is in),
 //! [`segment`] (checked access to shared parts), [`rows`] and [`tokens`] (who holds
-//! what), [`holder`] (what this process holds), [`closer`] (who frees), [`classes`],
-//! `backing`, `owned`, `chain` and [`owner`] (allocating), [`limit`] (how much).
+//! what), [`holder`] (what this process holds), `unheld`, `turn` and [`closer`] (who frees), [`lend`] and
+//! [`idle`] (who frees while the owner sleeps), [`classes`],
+//! `backing`, `owned`, `surplus`, `chain` and [`owner`] (allocating), [`limit`] (how much).
 
 #[cfg(not(loom))]
 mod backing;
@@ -23,6 +24,10 @@ pub mod family;
 #[cfg(not(loom))]
 pub mod holder;
 #[cfg(not(loom))]
+pub mod idle;
+#[cfg(not(loom))]
+pub mod lend;
+#[cfg(not(loom))]
 pub mod limit;
 #[cfg(not(loom))]
 mod owned;
@@ -34,4 +39,10 @@ pub mod rows;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]
+mod surplus;
+#[cfg(not(loom))]
 pub mod tokens;
+#[cfg(not(loom))]
+mod turn;
+#[cfg(not(loom))]
+mod unheld;

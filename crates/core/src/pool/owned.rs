@@ -152,7 +152,7 @@ impl Owned {
             (offset_of!(PoolHeader, family_low), family_low),
             (offset_of!(PoolHeader, family_high), family_high),
             (offset_of!(PoolHeader, owner), me.pack()),
-            (offset_of!(PoolHeader, closer), me.pack()),
+            (offset_of!(PoolHeader, closer), me.pack_busy()),
             (offset_of!(PoolHeader, segment), plan.number),
             (offset_of!(PoolHeader, size_bytes), size),
             (offset_of!(PoolHeader, blocks), plan.blocks),
@@ -214,6 +214,7 @@ impl Owned {
         segment
             .header(offset_of!(PoolHeader, blocks_used))?
             .store(block as u64 + 1, Ordering::Release);
+        self.closer.has_described(block);
         point("allocate.described");
         self.next = end;
         self.blocks.push(OwnBlock {
@@ -293,16 +294,22 @@ impl Owned {
         }
         self.holder.hold_closed(block, opened)?;
         point("allocate.held");
+        self.closer.has_opened(block);
         generation.store(opened, Ordering::Release);
         self.blocks[block].is_open = true;
         point("allocate.opened");
         Ok(opened)
     }
 
-    /// Gives the pages of a closed block back; how many bytes.
+    /// Gives the pages of a free block back; how many bytes.
     pub(super) fn punch(&mut self, block: usize) -> Result<u64> {
+        debug_assert!(!self.blocks[block].is_open);
+        self.punch_closed(block)
+    }
+
+    /// The same for one that is closed, and on no list yet.
+    pub(super) fn punch_closed(&mut self, block: usize) -> Result<u64> {
         let own = &mut self.blocks[block];
-        debug_assert!(!own.is_open);
         let (offset, size) = (own.offset_bytes, own.size_bytes());
         // Before the call: should it fail half-way the range is committed anew.
         own.pages = Pages::Punched;

@@ -4,7 +4,8 @@
 //! Guarantees: only the owner allocates; a handle leaves only when its memory is
 //! committed; memory that is free is offered again before any is added, last freed
 //! first (its pages are mapped and warm); above [`PoolOptions::keep_bytes`] free
-//! memory goes back to the system.
+//! memory goes back to the system: what this process freed at once, what others dropped
+//! when it was not used for [`PoolOptions::decay_after_s`].
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,6 +32,9 @@ pub const LARGEST_SEGMENT_BYTES: u64 = 1 << 30;
 pub const OWN_SEGMENT_ABOVE_BYTES: u64 = LARGEST_SEGMENT_BYTES / 4;
 /// How much free memory a pool keeps for recycling, in bytes.
 pub const KEEP_BYTES: u64 = 256 << 20;
+/// How long a pool keeps more than that, if others dropped it and it is not used, in seconds:
+/// longer than the turns of most pipelines that send much at a time.
+pub const DECAY_AFTER_S: u64 = 5;
 
 /// Makes the file of a new segment of so many bytes; where a tracker is told.
 pub type Source = Box<dyn FnMut(u64) -> Result<OwnedFd> + Send>;
@@ -55,6 +59,8 @@ pub struct PoolOptions {
     pub own_segment_above_bytes: u64,
     /// Free memory above this is given back, in bytes.
     pub keep_bytes: u64,
+    /// After it was not used for so long, in seconds, if others dropped it; else at once.
+    pub decay_after_s: u64,
 }
 
 impl Default for PoolOptions {
@@ -69,6 +75,7 @@ impl Default for PoolOptions {
             first_segment_bytes: FIRST_SEGMENT_BYTES,
             own_segment_above_bytes: OWN_SEGMENT_ABOVE_BYTES,
             keep_bytes: KEEP_BYTES,
+            decay_after_s: DECAY_AFTER_S,
         }
     }
 }
@@ -260,13 +267,21 @@ impl Pool {
         // A damaged table may have named a block that this process never described.
         let is_open = owned.blocks.get(block).is_some_and(|own| own.is_open);
         if is_open && owned.closer.close(block)? {
-            self.chain.push_free(segment, block);
-            let keep_bytes = self.chain.options.keep_bytes;
-            if self.chain.recycled_bytes > keep_bytes {
-                self.chain.trim_to(keep_bytes)?;
-            }
+            self.chain.has_closed(segment, block);
+            self.chain.trim_after_release()?;
         }
         Ok(())
+    }
+
+    /// Somebody has the segment who may close in this process's place while it sleeps: see
+    /// [`super::lend`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] for a segment that the pool does not have.
+    pub fn lend(&mut self, segment: usize) -> Result<()> {
+        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        owned.closer.lend()
     }
 
     /// This process's holds on a segment of the pool.

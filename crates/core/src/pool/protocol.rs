@@ -9,6 +9,7 @@
 //! take   set own bit   fence   read generation
 //! close  scan          bump generation   fence   scan: zero = free, else undo
 //! scan   moves   rows   tokens' row last   moves again: changed = start over
+//! lend   the word `closer`: owner -> busy -> owner; owner -> borrower -> owner
 //! ```
 //!
 //! Orderings. The two sequentially consistent fences decide between take and close:
@@ -16,8 +17,9 @@
 //! and acquire: bits are cleared with release and read with acquire, so that who sees
 //! a hold gone also sees the trace of where it went (`moves`, a token's bit), which was
 //! written before. Maker and closer meet on the word with the token's bit: whichever
-//! comes second sees what the first did before. The model fails when any of these is
-//! taken away.
+//! comes second sees what the first did before. The model fails when any of these is taken
+//! away. So do an owner and who borrows its role, on the word `closer`: there the fence of each
+//! close would do in place of the release.
 
 use crate::fault::point;
 use crate::layout::BlockTokens;
@@ -173,6 +175,26 @@ fn change_tokens(tokens: &AtomicU64, change: impl Fn(BlockTokens) -> BlockTokens
             Err(other) => seen = other,
         }
     }
+}
+
+/// Passes the role of closer from one word to another; the word that is there instead when it
+/// was not `from`.
+///
+/// # Errors
+///
+/// That word.
+pub fn pass_closer(closer: &AtomicU64, from: u64, to: u64) -> Result<(), u64> {
+    // Release: what was closed until now is seen by the next, and acquire by us.
+    closer
+        .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+        .map(|_| ())
+}
+
+/// Ends the turn of an owner that is marked busy: nobody else changes the word meanwhile, so
+/// a store will do. (Who was taken for dead and replaced meanwhile writes the name of somebody
+/// dead, which is replaced again.)
+pub fn end_turn(closer: &AtomicU64, owner: u64) {
+    closer.store(owner, Ordering::Release);
 }
 
 /// Says in the tokens' row that a token may hold the block. For makers: after the

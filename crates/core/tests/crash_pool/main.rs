@@ -35,6 +35,7 @@ fn die_in_a_segment_of_the_survivor(role: &str, point: &str) -> bool {
     let holder = survivor.pool.holder(0).unwrap();
     let segment = Arc::clone(holder.segment());
     let token = holder.make_token(sent.block, 0).unwrap();
+    survivor.pool.lend(0).unwrap();
     // Not held by the survivor: only the token, then the child, keeps it.
     survivor.pool.release(sent.segment, sent.block).unwrap();
     let gone = survivor.family.join().unwrap();
@@ -153,12 +154,85 @@ fn die_as_heir(point: &str) -> bool {
     was_killed
 }
 
+/// A child closes in the place of the survivor, which sleeps and then goes on.
+fn die_as_borrower(point: &str) -> bool {
+    let mut survivor = Survivor::new();
+    let large = |survivor: &mut Survivor, seed| {
+        let name = survivor.pool.allocate(64 << 10, &mut || true).unwrap();
+        let segment = survivor.pool.segment(0).unwrap();
+        harness::fill(segment, name.offset_bytes, name.size_bytes, seed);
+        name
+    };
+    let kept = large(&mut survivor, 1);
+    let held = large(&mut survivor, 2);
+    let dropped: Vec<_> = (0..4).map(|seed| large(&mut survivor, seed)).collect();
+    let small = survivor.allocate(4);
+    let segment_fd = survivor.pool.segment_fd(0).unwrap();
+    let other = survivor.family.join().unwrap();
+    let mut holder = harness::attach(&survivor.family, &segment_fd, other);
+    let segment = Arc::clone(holder.segment());
+    for name in dropped.iter().chain([&held, &small]) {
+        holder.take(name.block, name.generation).unwrap();
+        survivor.pool.release(name.segment, name.block).unwrap();
+    }
+    for name in dropped.iter().chain([&small]) {
+        holder.release(name.block).unwrap();
+    }
+    survivor.pool.lend(0).unwrap();
+    let before = survivor.pool.stats();
+    let role = "borrower";
+    let mut child = Peer::start(role, Some(point), &survivor.family_fd, &segment_fd, &[]);
+    let was_killed = child.ended_by_kill();
+    // The survivor sleeps no more. What it may not look at now it finds later.
+    assert_eq!(survivor.pool.collect(), Ok(()));
+    survivor.family.declare_dead(other).unwrap();
+    assert!(survivor.is_intact(kept, 1) && survivor.is_intact(held, 2));
+    let again = survivor.family.join().unwrap();
+    let mut later = harness::attach(&survivor.family, &segment_fd, again);
+    assert_eq!(later.held_blocks(), 0);
+    survivor.bury(Some(child.pid()));
+    recover_all_but(&survivor, &segment);
+    survivor.pool.collect().unwrap();
+    // Only what was kept is left; and what has no pages is not counted.
+    let stats = survivor.pool.stats();
+    assert_eq!(stats.in_use_bytes, kept.size_bytes as u64);
+    assert_eq!(
+        stats.recycled_bytes + stats.punched_bytes,
+        before.in_use_bytes - stats.in_use_bytes
+    );
+    assert_eq!(
+        before.committed_bytes - stats.committed_bytes,
+        stats.punched_bytes
+    );
+    // And it is used again, with new numbers.
+    for seed in 10..16 {
+        let name = large(&mut survivor, seed);
+        assert!(survivor.is_intact(name, seed));
+        later.take(name.block, name.generation).unwrap();
+    }
+    assert_eq!(survivor.pool.stats().punched_bytes, 0);
+    assert!(survivor.is_intact(kept, 1));
+    survivor.family.declare_dead(again).unwrap();
+    survivor.recover(&[Arc::clone(&segment)]);
+    survivor.pool.collect().unwrap();
+    survivor.verify(&segment);
+    was_killed
+}
+
+/// Recovers the dead, of whom others than those in use now may be.
+fn recover_all_but(survivor: &Survivor, segment: &Arc<PoolSegment>) {
+    let segments = [Arc::clone(segment)];
+    shared_numpy_core::recover::recover_all(&survivor.family, survivor.me, &segments).unwrap();
+}
+
 /// Points that a tracker passes.
 const OF_TRACKERS: &[&str] = &[
     "bury.", "close.", "collect.", "dead.", "expire.", "join.", "orphan.", "recover.", "trim.",
 ];
 /// And those of who tells it something.
 const OF_TRACKED: &[&str] = &["register."];
+/// Of whom it is told that their memory was dropped.
+const OF_DROPPERS: &[&str] = &["surplus."];
 
 #[test]
 fn death_at_every_point_leaves_nothing_and_takes_nothing() {
@@ -172,11 +246,16 @@ fn death_at_every_point_leaves_nothing_and_takes_nothing() {
             }
             runs.push(die_as_owner(&fault));
             runs.push(die_as_heir(&fault));
+            runs.push(die_as_borrower(&fault));
             let begins = |prefix: &&str| point.starts_with(prefix);
             for (prefixes, is_tracker) in [(OF_TRACKERS, true), (OF_TRACKED, false)] {
                 if prefixes.iter().any(begins) {
                     runs.push(tracked::die_with_a_tracker(&fault, is_tracker));
                 }
+            }
+            if OF_DROPPERS.iter().any(begins) {
+                runs.push(tracked::die_dropping(&fault, false));
+                runs.push(tracked::die_dropping(&fault, true));
             }
             if runs.contains(&true) {
                 reached.insert(point);

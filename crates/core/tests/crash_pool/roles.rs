@@ -8,6 +8,7 @@ use shared_numpy_core::layout::Participant;
 use shared_numpy_core::liveness;
 use shared_numpy_core::pool::closer::Closer;
 use shared_numpy_core::pool::family::Family;
+use shared_numpy_core::pool::lend::Borrowed;
 use shared_numpy_core::pool::owner::{Pool, PoolOptions};
 use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::pool::tokens::TokenName;
@@ -36,6 +37,8 @@ pub(crate) fn run() {
         "owner" => owner(&family),
         "recoverer" => recoverer(&family),
         "heir" => heir(&family),
+        "borrower" => borrower(&family),
+        "dropper" => crate::tracked::be_dropper(&family),
         "soaker" => soaker(&family),
         "tracker" => crate::tracked::be_tracker(),
         "bearer" => crate::tracked::be_bearer(&family),
@@ -95,6 +98,7 @@ fn owner(family: &Arc<Family>) {
     fill(segment, shared.offset_bytes, shared.size_bytes, 7);
     tell(&[shared.block as u64, shared.generation]);
     listen();
+    pool.lend(0).unwrap();
     pool.release(shared.segment, shared.block).unwrap();
     let blocks: Vec<_> = (0..20).map(|at| allocate(&mut pool, 1000 * at)).collect();
     for name in &blocks {
@@ -109,11 +113,31 @@ fn owner(family: &Arc<Family>) {
     pool.trim().unwrap();
     allocate(&mut pool, 15_000);
     allocate(&mut pool, 64);
+    for _ in 0..3 {
+        take_back_what_was_lent(family, &mut pool);
+    }
     if std::env::var(shared_numpy_core::fault::VARIABLE)
         .is_ok_and(|at| at.starts_with("close.undone"))
     {
         be_met_while_closing(family, &mut pool);
     }
+}
+
+/// The role of closer was lent to somebody who died with it.
+fn take_back_what_was_lent(family: &Arc<Family>, pool: &mut Pool) {
+    let borrower = family.join().unwrap();
+    let segment = Arc::clone(pool.segment(0).unwrap());
+    let borrowed = Borrowed::borrow(&segment, borrower).unwrap().unwrap();
+    std::mem::forget(borrowed);
+    let name = pool.allocate(1000, &mut || true).unwrap();
+    // While it lives the owner does without.
+    pool.release(name.segment, name.block).unwrap();
+    let before = pool.stats().in_use_bytes;
+    pool.collect().unwrap();
+    assert_eq!(pool.stats().in_use_bytes, before);
+    family.declare_dead(borrower).unwrap();
+    pool.collect().unwrap();
+    assert!(pool.stats().in_use_bytes < before);
 }
 
 /// Another participant sets its bit and takes it back, over and over, on the block that
@@ -180,6 +204,24 @@ fn heir(family: &Arc<Family>) {
     let mut freed = Vec::new();
     closer.collect(&mut freed).unwrap();
     closer.give_back(&freed, &fd).unwrap();
+}
+
+/// Closes in the place of the owner of the parent's segment, who sleeps.
+fn borrower(family: &Arc<Family>) {
+    let me = family.join().unwrap();
+    let fd = inherited(SEGMENT_FD);
+    let segment = Arc::new(PoolSegment::attach(&fd, Arc::clone(family)).unwrap());
+    for _ in 0..3 {
+        let borrowed = Borrowed::borrow(&segment, me).unwrap().unwrap();
+        assert!(Borrowed::borrow(&segment, me).unwrap().is_none());
+        // One block each time.
+        let mut turns = 0;
+        let mut goes_on = |_| {
+            turns += 1;
+            turns == 1
+        };
+        borrowed.close_word(0, 4096, &fd, &mut goes_on).unwrap();
+    }
 }
 
 /// Receives blocks by token, checks them, keeps some, sends some back.

@@ -10,6 +10,7 @@ use shared_numpy_core::members::protocol::{
 };
 use shared_numpy_core::members::server;
 use shared_numpy_core::pool::family::Family;
+use shared_numpy_core::pool::idle::TELL_EVERY_BYTES;
 use shared_numpy_core::pool::owner::{Pool, PoolOptions};
 use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::pool::tokens::IN_FLIGHT_VARIABLE;
@@ -71,6 +72,64 @@ pub(crate) fn be_bearer(family: &Arc<Family>) {
     ]);
     // To the end: killed by the parent.
     listen();
+}
+
+/// In a child: drops what is the parent's, and tells the tracker.
+pub(crate) fn be_dropper(family: &Arc<Family>) {
+    let me = family.join().unwrap();
+    let owner = PoolSegment::attach(inherited(SEGMENT_FD), Arc::clone(family))
+        .unwrap()
+        .owner();
+    let connected = Connection::connect(family.id(), COOKIE, &mut || true).unwrap();
+    for _ in 0..3 {
+        assert!(family.has_dropped(owner, TELL_EVERY_BYTES).unwrap());
+        // Without a tracker, if that has died already.
+        if let Some((connection, _)) = &connected {
+            connection.dropped(owner);
+        }
+    }
+    family.declare_dead(me).unwrap();
+}
+
+/// Much of the survivor's memory is dropped by a child, of which the tracker is told; one of
+/// both dies at `point`. Whether it did.
+pub(crate) fn die_dropping(point: &str, is_tracker: bool) -> bool {
+    let mut survivor = Survivor::new();
+    let kept = survivor.allocate(1);
+    let segment_fd = survivor.pool.segment_fd(0).unwrap();
+    let (ours, theirs) = first_connection(&survivor);
+    let (of_tracker, of_dropper) = match is_tracker {
+        true => (Some(point), None),
+        false => (None, Some(point)),
+    };
+    let mut tracker = Peer::start("tracker", of_tracker, &survivor.family_fd, &theirs, &[]);
+    drop(theirs);
+    let mut buffer = [0; MESSAGE_MAX_BYTES];
+    await_tracker(&mut tracker, || {
+        matches!(
+            socket::receive(&ours, &mut buffer),
+            Ok(Received::Message(..))
+        )
+    });
+    let mut dropper = Peer::start("dropper", of_dropper, &survivor.family_fd, &segment_fd, &[]);
+    let mut was_killed = dropper.ended_by_kill();
+    if is_tracker {
+        // Told three times, it marks the survivor once; or dies over it.
+        let dies = point == "surplus.marked";
+        await_tracker(&mut tracker, || {
+            let seen = survivor.family.dropped_while_idle(survivor.me);
+            !dies && seen.unwrap().is_some()
+        });
+        was_killed |= tracker.has_ended();
+    }
+    // The survivor goes on, whatever it finds in its slot.
+    let more = survivor.allocate(2);
+    assert_eq!(survivor.family.dropped_while_idle(survivor.me), Ok(None));
+    assert!(survivor.is_intact(kept, 1) && survivor.is_intact(more, 2));
+    tracker.kill();
+    tracker.ended_by_kill();
+    survivor.recover(&[]);
+    was_killed
 }
 
 /// The tracker's end of a connection; ours has the HELLO in it.

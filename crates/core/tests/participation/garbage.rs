@@ -57,11 +57,11 @@ mod scenarios {
     }
 
     /// Everything there is, with all answers allowed.
-    fn use_everything(seed: u64, known: &[Handle], stop: &AtomicBool) {
+    fn use_everything(seed: u64, known: &[Handle], mut is_over: impl FnMut() -> bool) {
         let mut choices = Seeded::new(seed);
         let mut kept = Vec::new();
         let mut handles = known.to_vec();
-        while !stop.load(Ordering::Relaxed) {
+        while !is_over() {
             match choices.below(12) {
                 0..3 => kept.extend(participation::allocate(
                     64 << choices.below(16),
@@ -121,7 +121,9 @@ mod scenarios {
             say(&pipe, &theirs.handle().unwrap().to_bytes());
             let known = [theirs.handle().unwrap(), mine.handle().unwrap()];
             std::thread::scope(|scope| {
-                let thread = scope.spawn(|| use_everything(seed ^ 5, &known, &stop));
+                let thread = scope.spawn(|| {
+                    use_everything(seed ^ 5, &known, || stop.load(Ordering::Relaxed));
+                });
                 // Until the other end is closed.
                 let _ = (&pipe).read(&mut [0]);
                 stop.store(true, Ordering::Relaxed);
@@ -143,7 +145,9 @@ mod scenarios {
         let is_good = std::thread::scope(|scope| {
             let threads = [1, 2].map(|at| {
                 let (stop, known) = (&stop, &known);
-                scope.spawn(move || use_everything(seed ^ at, known, stop))
+                scope.spawn(move || {
+                    use_everything(seed ^ at, known, || stop.load(Ordering::Relaxed));
+                })
             });
             for _ in 0..STROKES {
                 match choices.below(3) {
@@ -151,15 +155,13 @@ mod scenarios {
                     at => scribble(&mut choices, &segments[at - 1], TABLES_BYTES),
                 }
                 if choices.below(10) == 0 {
-                    let known = &known;
+                    // Without a thread of its own: the standard library's lock for making
+                    // one may have been another thread's when it was forked.
                     let child = || {
-                        let stop = AtomicBool::new(false);
-                        std::thread::scope(|scope| {
-                            let thread = scope.spawn(|| use_everything(seed ^ 9, known, &stop));
-                            std::thread::sleep(Duration::from_millis(2));
-                            stop.store(true, Ordering::Relaxed);
-                            thread.join().is_ok()
-                        })
+                        let begin = Instant::now();
+                        let is_over = || begin.elapsed() > Duration::from_millis(2);
+                        use_everything(seed ^ 9, &known, is_over);
+                        true
                     };
                     assert!(in_child(child));
                 }

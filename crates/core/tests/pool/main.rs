@@ -6,5 +6,6 @@ mod descriptors;
 mod forks;
 mod growth;
 mod holding;
+mod lending;
 mod memory;
 mod world;

@@ -99,3 +99,35 @@ fn a_hundred_thousand_blocks_need_few_descriptors() {
     }
     assert_eq!(world.pool.stats().in_use_bytes, 0);
 }
+
+#[test]
+fn what_others_dropped_goes_back_when_it_is_not_used() {
+    let mut world = World::with(PoolOptions {
+        keep_bytes: 1 << 20,
+        decay_after_s: 0,
+        ..PoolOptions::default()
+    });
+    let (_, mut other) = {
+        let first = world.allocate(1 << 20);
+        world.release(first);
+        world.attach(0)
+    };
+    let names: Vec<_> = (0..8).map(|_| world.allocate(1 << 20)).collect();
+    for name in &names {
+        other.take(name.block, name.generation).unwrap();
+        world.release(*name);
+        other.release(name.block).unwrap();
+    }
+    // Just found: it may be needed.
+    world.pool.collect().unwrap();
+    let stats = world.pool.stats();
+    assert_eq!((stats.recycled_bytes, stats.punched_bytes), (8 << 20, 0));
+    // It was not.
+    world.pool.collect().unwrap();
+    let stats = world.pool.stats();
+    assert_eq!(
+        (stats.recycled_bytes, stats.punched_bytes),
+        (1 << 20, 7 << 20)
+    );
+    assert_eq!(stats.committed_bytes, 1 << 20);
+}

@@ -31,6 +31,7 @@ fn messages_come_back_as_written() {
             ..hello()
         }),
         Message::Joined(segment().owner),
+        Message::Dropped(segment().owner),
         Message::Guarded(ProcessId {
             pid: 12,
             start_ticks: 34,
@@ -73,7 +74,7 @@ fn the_bytes_are_as_documented() {
         b"\x03\0\0\0\0\0\0\0\x31\0\x07\0\0\0\0\0"
     );
     let message = Message::Hello(hello()).encode();
-    assert_eq!(&message.as_bytes()[..9], b"\x01\x01\x01\0SNPM\x01");
+    assert_eq!(&message.as_bytes()[..9], b"\x01\x01\x02\0SNPM\x01");
     assert_eq!(message.as_bytes().len(), 48);
 }
 
@@ -91,6 +92,7 @@ fn nothing_but_a_whole_message_is_one() {
     for good in [
         Message::Hello(hello()),
         Message::Joined(segment().owner),
+        Message::Dropped(segment().owner),
         Message::Guarded(ProcessId {
             pid: 12,
             start_ticks: 34,

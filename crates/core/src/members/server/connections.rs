@@ -8,6 +8,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::segments::Segments;
+use super::sleepers::Sleepers;
 use super::slots::Slots;
 use super::{Served, Server};
 use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
@@ -216,6 +217,7 @@ impl Server {
             me,
             slots,
             segments: Segments::new(),
+            sleepers: Sleepers::new(),
             guardians: Vec::new(),
             stuck_until: None,
         });

@@ -7,17 +7,18 @@
 //! - Before it says that a segment is unknown, it has read what all other connections had
 //!   sent by then: a handle may be quicker than its owner's REGISTER.
 //! - Garbage in the family or in a segment is worked around or let go, and never waited on.
-//! - It sleeps until something happens, except while a slot or an orphaned pool has to be
-//!   looked at again.
+//! - It sleeps until something happens, except while a slot, an orphaned pool or an owner that
+//!   seems to sleep has to be looked at again.
 //! - It ends when nobody but itself has a slot, nobody is about to get one, and nobody
 //!   lives who may be waiting for what a dead member has sent.
 //!
 //! Here is the loop and what it reads. `connections` lets processes in; `slots` knows who
 //! is in the family and notices who is not any more; `segments` keeps descriptors, and
-//! frees in pools whose owner is dead.
+//! frees in pools whose owner is dead; `sleepers` gives back in the place of owners that sleep.
 
 mod connections;
 mod segments;
+mod sleepers;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use rustix::io::Errno;
 
 use self::connections::{Peer, Stage};
 use self::segments::Segments;
+use self::sleepers::Sleepers;
 use self::slots::Slots;
 use super::protocol::{self, Answer, Fetched, Malformed, Message, SegmentId};
 use crate::error::Result;
@@ -109,6 +111,7 @@ struct Served {
     me: Participant,
     slots: Slots,
     segments: Segments,
+    sleepers: Sleepers,
     /// Who may receive what members sent that have ended.
     guardians: Vec<ProcessId>,
     /// Something failed that may go better later.
@@ -239,6 +242,11 @@ impl Server {
                 served.joined(&self.epoll, who, attached, peer.pid);
             }
             Message::Guarded(guardian) => served.guarded_by(guardian),
+            Message::Dropped(owner) => {
+                served
+                    .sleepers
+                    .dropped(&served.family, owner, Instant::now());
+            }
             // Lost on the way if our descriptors ran out: the segment stays unknown.
             Message::Register(segment) => served.segments.register(segment, attached),
             Message::Fetch(request, segment) => match served.segments.get(segment) {
@@ -318,7 +326,11 @@ impl Server {
 impl Served {
     /// When something has to be looked at next.
     fn look_at(&self) -> Option<Instant> {
-        let looks = [self.slots.look_at(), self.segments.look_at()];
+        let looks = [
+            self.slots.look_at(),
+            self.segments.look_at(),
+            self.sleepers.look_at(),
+        ];
         self.stuck_until
             .or_else(|| looks.into_iter().flatten().min())
     }
@@ -354,6 +366,8 @@ impl Served {
             self.slots.discover(&self.family, self.me, epoll, now)?;
         }
         self.segments.tend(&self.family, self.me, is_news, now);
+        self.sleepers
+            .tend(&self.family, self.me, &self.segments, now);
         Ok(())
     }
 

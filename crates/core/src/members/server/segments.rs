@@ -80,6 +80,18 @@ impl Segments {
         self.kept.get(&id).map(|segment| segment.fd.as_fd())
     }
 
+    /// The segments of one owner that are kept.
+    pub(super) fn of_owner(&self, owner: Participant) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let first = SegmentId { owner, number: 0 };
+        let last = SegmentId {
+            owner,
+            number: u64::MAX,
+        };
+        self.kept
+            .range(first..=last)
+            .map(|(_, kept)| kept.fd.as_fd())
+    }
+
     /// Nothing is kept.
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
