@@ -148,8 +148,8 @@ shared_structs! {
         boot_high: u64,
         /// 1 for a tracker, which no other tracker stays for; else 0.
         is_tracker: u64,
-        /// Zero.
-        reserved: u64,
+        /// What tells the program that runs from the one before `exec`; 0 = not known.
+        image: u64,
     }
 
     /// The beginning of a pool segment; each group that different processes

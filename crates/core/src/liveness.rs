@@ -11,6 +11,7 @@
 //! | --- | --- | --- |
 //! | `LIVE` | no such pid, or a process with another start time (if there is one in the slot), or a zombie without threads | dead |
 //! | `LIVE` | it runs, and the family segment is not among its mappings: it called `exec` | dead |
+//! | `LIVE` | it is we, who joined as another program than the slot's: we called `exec` (`Family::join` sees to it: nobody else could tell) | dead |
 //! | `LIVE` | of another pid namespace or boot; `/proc` hides it or shows another namespace; not readable | cannot tell |
 //! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace | dead |
 //! | `RESERVED` | else | cannot tell |

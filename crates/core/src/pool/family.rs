@@ -17,6 +17,7 @@ use crate::layout::{
     VERSION, slot_offset,
 };
 use crate::mapping::Mapping;
+use crate::recover::recover_all;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::identity::Identity;
 use crate::sys::{anon, shm};
@@ -135,6 +136,7 @@ impl Family {
                 field(offset_of!(Slot, boot_low))?,
                 field(offset_of!(Slot, boot_high))?,
             ],
+            image: field(offset_of!(Slot, image))?,
         };
         // Unchanged before and after: the words read belong to this life.
         crate::sync::fence(Ordering::Acquire);
@@ -158,7 +160,8 @@ impl Family {
         self.identity(participant).map(|_| is_tracker)
     }
 
-    /// Joins: this process gets a slot of its own.
+    /// Joins: this process gets a slot of its own. One that it had before it called `exec`
+    /// is dead then, and recovered.
     ///
     /// # Errors
     ///
@@ -177,13 +180,43 @@ impl Family {
     }
 
     fn join_as(&self, is_tracker: bool) -> Result<Participant> {
+        let left = self.declare_predecessors_dead()?;
         let me = self.claim(None)?;
         point("join.reserved");
         self.write_identity(me, is_tracker)?;
         point("join.identified");
         self.change(me, RESERVED, LIVE, me.slot)?;
         point("join.live");
+        if left > 0 {
+            // What it held in segments is for their closers to find, as always.
+            recover_all(self, me, &[])?;
+        }
         Ok(me)
+    }
+
+    /// Whoever had our pid before us is gone: there is one process with that number. Nobody
+    /// else could tell an earlier program of this very process from us, once we have the
+    /// family mapped: pid and start time are the same. Slots of our own program stay: there
+    /// may be two copies of this library in it.
+    fn declare_predecessors_dead(&self) -> Result<usize> {
+        let own = Identity::own();
+        let mut dead = 0;
+        for slot in 0..SLOTS {
+            let seen = self.slot(slot)?;
+            let who = Participant {
+                slot,
+                generation: seen.generation,
+            };
+            if seen.state == LIVE
+                && self
+                    .identity(who)
+                    .is_ok_and(|identity| identity.has_become(&own))
+            {
+                point("bury.proved");
+                dead += usize::from(self.declare_dead_if(slot, seen)?);
+            }
+        }
+        Ok(dead)
     }
 
     /// Claims a slot for a child that `parent` is about to fork. Allocates nothing.
@@ -317,6 +350,7 @@ impl Family {
             (offset_of!(Slot, boot_low), own.boot[0]),
             (offset_of!(Slot, boot_high), own.boot[1]),
             (offset_of!(Slot, is_tracker), u64::from(is_tracker)),
+            (offset_of!(Slot, image), own.image),
         ];
         for (offset, value) in words {
             self.mapping.store_u64(base + offset, value)?;
