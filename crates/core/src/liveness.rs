@@ -13,7 +13,7 @@
 //! | `LIVE` | it runs, and the family segment is not among its mappings: it called `exec` | dead |
 //! | `LIVE` | it is we, who joined as another program than the slot's: we called `exec` (`Family::join` sees to it: nobody else could tell) | dead |
 //! | `LIVE` | of another pid namespace or boot; `/proc` hides it or shows another namespace; not readable | cannot tell |
-//! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace | dead |
+//! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace, and no other user's (root sees all) | dead |
 //! | `RESERVED` | else | cannot tell |
 //!
 //! A `RESERVED` slot has no process written in it yet. Its process is either the one that
@@ -106,7 +106,8 @@ struct Reserved {
     seen: Packed,
     looks: u32,
     last: Instant,
-    /// Whether the process that reserved it is of our namespace; `None`: it was gone.
+    /// Whether the process that reserved it is of our namespace, and its children such as we
+    /// can look at; `None`: it was gone.
     by_ours: Option<bool>,
 }
 
@@ -327,7 +328,7 @@ impl Undertaker {
             return Ok(());
         }
         let reserver = self.reserver(family, slot, seen)?;
-        let by_ours = reserver.map(|identity| self.is_ours(&identity));
+        let by_ours = reserver.map(|identity| self.is_ours(&identity) && !is_hidden(&identity));
         let reserved = Reserved {
             seen,
             looks: 0,
@@ -447,6 +448,11 @@ fn is_another(stat: &Stat, identity: &Identity) -> bool {
 fn pid_of(identity: &Identity) -> Option<u32> {
     let pid = i32::try_from(identity.pid).ok()?;
     u32::try_from(pid).ok().filter(|&pid| pid > 0)
+}
+
+/// Whether it is another user's, whose children's mappings we cannot read.
+fn is_hidden(identity: &Identity) -> bool {
+    pid_of(identity).is_some_and(|pid| process::reach(pid) == Reach::Foreign)
 }
 
 fn is_absence(error: &io::Error) -> bool {

@@ -76,8 +76,8 @@ fn who_comes_back_after_exec_is_dead_as_what_it_was() {
     let [before, other_copy] = [(); 2].map(|()| family.join().unwrap());
     let bytes = crate::layout::FAMILY_BYTES;
     let mapping = crate::mapping::Mapping::new(&fd, bytes, false).unwrap();
-    let at = crate::layout::slot_offset(before.slot)
-        + std::mem::offset_of!(crate::layout::Slot, image);
+    let at =
+        crate::layout::slot_offset(before.slot) + std::mem::offset_of!(crate::layout::Slot, image);
     let image = mapping.load_u64(at).unwrap();
     mapping.store_u64(at, image ^ 1).unwrap();
     // Pid and start time are ours, and we have the family mapped.

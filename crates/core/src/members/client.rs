@@ -19,12 +19,13 @@ use rustix::io::Errno;
 use super::protocol::{
     self, Answer, Encoded, Fetched as Reply, Hello, Message, Ready, SegmentId, Status,
 };
-use super::{launch, socket_name};
+use super::{launch, relatives, socket_name};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::helper::start::is_shortage;
 use crate::helper::wait::{PATIENCE, SLICE, Wait};
 use crate::layout::Participant;
+use crate::pool::family::Family;
 use crate::sys::fd::CachedFd;
 use crate::sys::fork;
 use crate::sys::process::{self, ProcessId};
@@ -41,6 +42,17 @@ pub enum Launched {
     Up(Connection),
     /// There will be none, for this reason.
     Unavailable(String),
+}
+
+/// What became of looking for the tracker of a family that we are in.
+#[derive(Debug)]
+pub enum Reached {
+    /// It is there.
+    Up(Connection),
+    /// None is there.
+    Nobody,
+    /// Somebody is there whom we cannot use, for this reason.
+    Stranger(&'static str),
 }
 
 /// What became of asking for a segment.
@@ -77,9 +89,13 @@ pub(super) enum Knock {
     In(Connection, OwnedFd),
     /// Nobody is there.
     Nobody,
-    /// Somebody is there who does not let us in.
-    Stranger,
+    /// Somebody is there who does not let us in, or who is none to be told the cookie.
+    Stranger(&'static str),
 }
+
+/// Why somebody is a stranger.
+const DOES_NOT_KNOW_US: &str = "its address is taken by a process that does not know us";
+const OTHER_USER: &str = "it runs as another user, and is not known to be of this family";
 
 impl Connection {
     /// Starts the tracker of a family, or connects to the one it has. The launching process
@@ -91,11 +107,30 @@ impl Connection {
     pub fn launch(
         executable: &Path,
         family_fd: BorrowedFd<'_>,
-        id: [u64; 2],
+        family: &Family,
         cookie: Token,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Launched> {
-        launch::launch(executable, family_fd, id, cookie, keep_going)
+        launch::launch(executable, family_fd, family, cookie, keep_going)
+    }
+
+    /// Connects to the tracker of a family that this process is in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::launch`].
+    pub fn reach(
+        family: &Family,
+        cookie: Token,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Reached> {
+        Ok(
+            match knock(family.id(), Some(family), cookie, keep_going)? {
+                Knock::In(connection, _) => Reached::Up(connection),
+                Knock::Nobody => Reached::Nobody,
+                Knock::Stranger(why) => Reached::Stranger(why),
+            },
+        )
     }
 
     /// Connects to a family's tracker; `None` when nobody listens there, or none of our user
@@ -109,9 +144,9 @@ impl Connection {
         cookie: Token,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<(Self, OwnedFd)>> {
-        Ok(match knock(id, cookie, keep_going)? {
+        Ok(match knock(id, None, cookie, keep_going)? {
             Knock::In(connection, family_fd) => Some((connection, family_fd)),
-            Knock::Nobody | Knock::Stranger => None,
+            Knock::Nobody | Knock::Stranger(_) => None,
         })
     }
 
@@ -311,9 +346,10 @@ impl Drop for Request<'_> {
     }
 }
 
-/// Connects and proves that we belong there.
+/// Connects and proves that we belong there; who is in the family brings it.
 pub(super) fn knock(
     id: [u64; 2],
+    family: Option<&Family>,
     cookie: Token,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Knock> {
@@ -338,15 +374,19 @@ pub(super) fn knock(
             Err(_) => return Ok(Knock::Nobody),
         };
         // The cookie is not for others.
-        if !socket::same_user(&socket) {
-            return Ok(Knock::Stranger);
+        if !relatives::may_be_told(&socket, family) {
+            return Ok(Knock::Stranger(OTHER_USER));
         }
+        // It ended while we knocked; or it closes the door to us.
+        let closed = match socket::same_user(&socket) {
+            true => Knock::Nobody,
+            false => Knock::Stranger(OTHER_USER),
+        };
         if socket::send(socket.as_fd(), hello.encode().as_bytes(), None).is_err() {
-            return Ok(Knock::Nobody);
+            return Ok(closed);
         }
         return match await_ready(&socket, &mut wait, keep_going)? {
-            // It ended while we knocked.
-            None => Ok(Knock::Nobody),
+            None => Ok(closed),
             Some((ready, family)) if ready.status == Status::In && ready.family == id => {
                 // Sent, and lost on the way: no descriptor is left here.
                 let family_fd = family.ok_or_else(|| failed(Errno::MFILE))?;
@@ -358,7 +398,7 @@ pub(super) fn knock(
                 std::thread::sleep(SLICE / 10);
                 continue;
             }
-            Some(_) => Ok(Knock::Stranger),
+            Some(_) => Ok(Knock::Stranger(DOES_NOT_KNOW_US)),
         };
     }
 }

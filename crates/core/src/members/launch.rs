@@ -13,6 +13,7 @@ use super::client::{Connection, Knock, Launched, await_ready, failed, knock, wai
 use super::protocol::{self, Hello, Message, Status};
 use crate::error::{Error, Result};
 use crate::helper::start::{KILL, collect, is_shortage, words};
+use crate::pool::family::Family;
 use crate::sys::feature;
 use crate::sys::fork::{self, ForkGuarded};
 use crate::sys::process::{self, Ended, ProcessId};
@@ -42,22 +43,20 @@ enum Start {
 pub(super) fn launch(
     executable: &Path,
     family_fd: BorrowedFd<'_>,
-    id: [u64; 2],
+    family: &Family,
     cookie: Token,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Launched> {
+    let id = family.id();
     fork::install();
     if feature::is_disabled("tracker") {
         let reason = format!("{} says so", feature::VARIABLE);
         return Ok(Launched::Unavailable(reason));
     }
     for _ in 0..ROUNDS {
-        match knock(id, cookie, keep_going)? {
+        match knock(id, Some(family), cookie, keep_going)? {
             Knock::In(connection, _) => return Ok(Launched::Up(connection)),
-            Knock::Stranger => {
-                let reason = "its address is taken by a process that does not know us".to_owned();
-                return Ok(Launched::Unavailable(reason));
-            }
+            Knock::Stranger(why) => return Ok(Launched::Unavailable(why.to_owned())),
             Knock::Nobody => {}
         }
         match start(executable, family_fd, id, cookie, keep_going)? {

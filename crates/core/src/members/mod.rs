@@ -53,6 +53,7 @@ pub mod client;
 mod launch;
 pub use self::launch::MODE;
 pub mod protocol;
+mod relatives;
 pub mod server;
 
 /// The abstract socket name of a family's tracker.

@@ -168,6 +168,7 @@ impl Registry {
             // Its own end would be read by both.
             member.connection = None;
             member.no_tracker = None;
+            member.not_now = None;
             let parent = member.me.take();
             let child = member.child.take();
             member.me = match (parent, child) {

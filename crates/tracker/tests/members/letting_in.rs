@@ -204,7 +204,7 @@ fn an_executable_that_is_no_tracker_is_an_answer_or_an_error_and_never_a_hang() 
     std::fs::create_dir(&directory).unwrap();
     let launch = |program: &Path| {
         let fd = family_fd.as_fd();
-        match Connection::launch(program, fd, family.id(), COOKIE, &mut || true) {
+        match Connection::launch(program, fd, &family, COOKIE, &mut || true) {
             Ok(Launched::Unavailable(reason)) => reason,
             Err(error) => error.to_string(),
             Ok(Launched::Up(_)) => panic!("{program:?} is no tracker"),

@@ -14,7 +14,7 @@ use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
 use crate::helper::wait::PATIENCE;
 use crate::layout::Participant;
 use crate::members::protocol::{self, Hello, Ready, Status};
-use crate::members::socket_name;
+use crate::members::{relatives, socket_name};
 use crate::pool::family::Family;
 use crate::sys::process;
 use crate::sys::socket;
@@ -40,7 +40,7 @@ pub(super) struct Peer {
 pub(super) enum Stage {
     /// The process that started the tracker; it has a second to say so.
     First(Instant),
-    /// Anybody of our user; closed at this time.
+    /// Anybody who may come; closed at this time.
     Unproven(Instant),
     /// It knows the cookie.
     Member(Member),
@@ -103,7 +103,10 @@ impl Server {
             if self.unproven() >= UNPROVEN_MAX {
                 return self.door.look_away(&self.epoll);
             }
-            match self.door.next(&self.epoll) {
+            let family = self.served.as_ref().map(|served| &served.family);
+            let may_come =
+                |socket: &OwnedFd| family.is_some_and(|family| relatives::may_come(socket, family));
+            match self.door.next(&self.epoll, may_come) {
                 Came::Somebody(socket) => {
                     let deadline = Instant::now() + PROOF_WITHIN;
                     // Fails only for want of memory; the peer sees its end closed.
@@ -154,7 +157,8 @@ impl Server {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let pid = peer.pid;
+        // We cannot look at another user's processes, unless we are root.
+        let is_stranger = peer.pid.is_none() || !socket::same_user(&peer.socket);
         let (status, is_first) = match (&peer.stage, &self.served) {
             _ if hello.version != protocol::VERSION => (Status::Version, false),
             (Stage::First(_), None) if hello.serve => (self.begin(hello, attached), true),
@@ -174,7 +178,7 @@ impl Server {
             && let Some(served) = served
         {
             peer.stage = Stage::Member(Member::Joining(Instant::now() + PATIENCE));
-            if pid.is_none() {
+            if is_stranger {
                 served.slots.stranger_came();
             }
             if !is_first {
@@ -197,18 +201,25 @@ impl Server {
             Ok(family) if family.id() == hello.family => Arc::new(family),
             _ => return Status::Refused,
         };
-        match socket::listen(&socket_name(hello.family)) {
-            Ok(listener) => self.door.open(listener),
-            Err(Errno::ADDRINUSE) => return Status::AddressTaken,
-            Err(_) => return Status::NoAddress,
-        }
-        // The slots first: nobody would give back ours.
+        // Slots are known first: nobody would give back ours.
         let Ok(slots) = Slots::new(&family_fd) else {
             return Status::Busy;
         };
+        let bound = match socket::bind(&socket_name(hello.family)) {
+            Ok(bound) => bound,
+            Err(Errno::ADDRINUSE) => return Status::AddressTaken,
+            Err(_) => return Status::NoAddress,
+        };
+        // Before anybody can come, who may have to look for it.
         let Ok(me) = family.join_as_tracker() else {
             return Status::Busy;
         };
+        let Ok(listener) = bound.listen() else {
+            // An error would be that of a slot that does not exist.
+            let _ = family.declare_dead(me);
+            return Status::NoAddress;
+        };
+        self.door.open(listener);
         self.served = Some(Served {
             family,
             family_fd,
