@@ -246,6 +246,12 @@ impl Connection {
         self.socket.get().is_some_and(|fd| !socket::hung_up(fd))
     }
 
+    /// Closes it in a forked child, where other owners of this, threads of the parent's that
+    /// waited, do not exist and never let go.
+    pub fn close_in_child(&self) {
+        self.socket.close();
+    }
+
     /// The tracker's pid, in its own pid namespace.
     pub fn tracker_pid(&self) -> u32 {
         self.tracker_pid

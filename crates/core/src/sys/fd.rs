@@ -49,6 +49,20 @@ impl CachedFd {
         (stat.st_dev == self.dev && stat.st_ino == self.ino).then(|| self.fd.as_fd())
     }
 
+    /// Closes the descriptor, if its number still leads to the same file; from then on there
+    /// is none. For a forked child: what its parent's other threads shared of this has no
+    /// owner there who would ever drop it.
+    ///
+    /// Must not be called while a descriptor that [`CachedFd::get`] gave is in use.
+    pub fn close(&self) {
+        if self.get().is_some() {
+            // SAFETY: open, and ours, as just seen. Nobody uses it (the caller's duty), and
+            // nobody will: `get` and `drop` look first, and find the number closed, or
+            // another file under it.
+            unsafe { rustix::io::close(self.number()) };
+        }
+    }
+
     /// The bare number, unchecked: for telling, not for using.
     pub fn number(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -146,6 +160,18 @@ mod tests {
             rustix::fs::Mode::empty(),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn what_was_closed_is_used_no_more_and_closed_once() {
+        let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let cached = CachedFd::new(left.into()).unwrap();
+        cached.close();
+        assert!(cached.get().is_none());
+        // The other end sees it.
+        let read = std::io::Read::read(&mut &right, &mut [0]);
+        assert_eq!(read.unwrap(), 0);
+        cached.close();
     }
 
     #[test]
