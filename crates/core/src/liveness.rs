@@ -399,7 +399,7 @@ impl Undertaker {
         // Who may not be looked at is a suspect, unless it is older than the family's
         // oldest: as root one may signal what one may not look at.
         let (accounted, oldest_ticks) = self.accounted(family)?;
-        let is_meant = |pid| !accounted.contains(&pid);
+        let is_meant = |pid| !is_accounted(&accounted, pid);
         let somebody = mappings::somebody_maps(&self.file, oldest_ticks, is_meant);
         if let Scan::Shared = self.scan {
             self.scan = Scan::Done(somebody);
@@ -407,9 +407,10 @@ impl Undertaker {
         Ok(somebody)
     }
 
-    /// The processes that have slots, in our namespace, and when the oldest started.
-    fn accounted(&self, family: &Family) -> Result<(BTreeSet<u32>, u64)> {
-        let mut pids = BTreeSet::new();
+    /// The processes that have slots, in our namespace, with their start times, and when the
+    /// oldest started.
+    fn accounted(&self, family: &Family) -> Result<(BTreeSet<(u32, u64)>, u64)> {
+        let mut processes = BTreeSet::new();
         let mut oldest_ticks = self.own.start_ticks;
         for slot in 0..SLOTS {
             let seen = family.slot(slot)?;
@@ -417,11 +418,22 @@ impl Undertaker {
                 && let Ok(identity) = family.identity(participant(slot, seen))
                 && self.is_ours(&identity)
             {
-                pids.extend(pid_of(&identity));
+                processes.extend(pid_of(&identity).map(|pid| (pid, identity.start_ticks)));
                 oldest_ticks = oldest_ticks.min(identity.start_ticks);
             }
         }
-        Ok((pids, oldest_ticks))
+        Ok((processes, oldest_ticks))
+    }
+}
+
+/// Whether the process that has this number now has a slot, and not only one that had the
+/// number before and is not found dead yet.
+fn is_accounted(accounted: &BTreeSet<(u32, u64)>, pid: u32) -> bool {
+    let mut slots = accounted.range((pid, 0)..=(pid, u64::MAX)).peekable();
+    slots.peek().is_some() && {
+        let stat = Stat::of(pid).ok().flatten();
+        // Without a start time in the slot the number tells; see `is_another`.
+        slots.any(|&(_, ticks)| ticks == 0 || stat.is_some_and(|it| it.start_ticks == ticks))
     }
 }
 

@@ -95,6 +95,30 @@ fn another_start_time_is_another_process() {
 }
 
 #[test]
+fn whoever_has_the_number_of_a_dead_member_is_not_accounted_for() {
+    let (family, fd) = Family::create().unwrap();
+    let file = shm::status(&fd).unwrap().identity;
+    let who = family.join().unwrap();
+    let own = process::own_pid();
+    let undertaker = Undertaker::new((file.dev, file.ino));
+    let has_own = || is_accounted(&undertaker.accounted(&family).unwrap().0, own);
+    assert!(has_own());
+    let bytes = crate::layout::FAMILY_BYTES;
+    let mapping = crate::mapping::Mapping::new(&fd, bytes, false).unwrap();
+    let at = crate::layout::slot_offset(who.slot)
+        + std::mem::offset_of!(crate::layout::Slot, start_ticks);
+    let started = mapping.load_u64(at).unwrap();
+    mapping.store_u64(at, started - 1).unwrap();
+    assert!(!has_own());
+    // Who could not read when it was started.
+    mapping.store_u64(at, 0).unwrap();
+    assert!(has_own());
+    mapping.store_u64(at, started - 1).unwrap();
+    family.join().unwrap();
+    assert!(has_own());
+}
+
+#[test]
 fn without_a_start_time_the_number_tells() {
     let (_family, file) = family();
     assert_eq!(judge(file, |own| own.start_ticks = 0), Verdict::Alive);
