@@ -23,7 +23,7 @@ use crate::tracker::address::Token;
 /// What tells the executable which of the two trackers to be.
 pub const MODE: &str = "members";
 
-/// How often a lost race for the address is taken up again.
+/// How often a lost race for the address, or a start that came to nothing, is taken up again.
 const ROUNDS: usize = 4;
 
 /// Children that could not be collected in time (they were stopped): with the next one.
@@ -37,6 +37,9 @@ enum Start {
     AddressTaken,
     /// It can never work.
     Impossible(String),
+    /// It ended, and what ended it somebody else was told (a handler of `SIGCHLD`, or that
+    /// signal is ignored).
+    Lost(Option<Ended>),
 }
 
 /// See [`Connection::launch`].
@@ -53,6 +56,7 @@ pub(super) fn launch(
         let reason = format!("{} says so", feature::VARIABLE);
         return Ok(Launched::Unavailable(reason));
     }
+    let mut ended = None;
     for _ in 0..ROUNDS {
         match knock(id, Some(family), cookie, keep_going)? {
             Knock::In(connection, _) => return Ok(Launched::Up(connection)),
@@ -62,10 +66,15 @@ pub(super) fn launch(
         match start(executable, family_fd, id, cookie, keep_going)? {
             Start::Up(connection) => return Ok(Launched::Up(connection)),
             Start::Impossible(reason) => return Ok(Launched::Unavailable(reason)),
-            Start::AddressTaken => {}
+            Start::AddressTaken => ended = None,
+            // Perhaps it was killed: another may live.
+            Start::Lost(how) => ended = how,
         }
     }
-    Err(failed(Errno::ADDRINUSE))
+    match ended {
+        None => Err(failed(Errno::ADDRINUSE)),
+        how => Ok(Launched::Unavailable(not_ready(how))),
+    }
 }
 
 fn start(
@@ -109,10 +118,8 @@ fn start(
             Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
             // Its other half was killed before it could answer.
             Some(Ended::Exited(0)) => Err(failed(Errno::PIPE)),
-            _ => Ok(Start::Impossible(format!(
-                "it ended before it was ready ({})",
-                words(ended)
-            ))),
+            Some(Ended::NotOurs) => Ok(Start::Lost(ended)),
+            _ => Ok(Start::Impossible(not_ready(ended))),
         };
     };
     Ok(match ready.status {
@@ -124,6 +131,10 @@ fn start(
             "it does not understand this program; is its executable of another version?".to_owned(),
         ),
     })
+}
+
+fn not_ready(ended: Option<Ended>) -> String {
+    format!("it ended before it was ready ({})", words(ended))
 }
 
 fn cannot_start(error: &io::Error) -> Result<Start> {
