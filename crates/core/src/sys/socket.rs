@@ -199,7 +199,10 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
         if let RecvAncillaryMessage::ScmRights(fds) = item {
             for fd in fds {
                 surplus |= attached.is_some();
-                attached.get_or_insert(fd);
+                // The program may have closed its standard output, say.
+                if let Ok(fd) = above_stdio(fd) {
+                    attached.get_or_insert(fd);
+                }
             }
         }
     }
