@@ -96,15 +96,15 @@ pub fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 ///
 /// `EBADF` when the number is not open.
 pub fn with_number<R>(number: RawFd, work: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, Errno> {
-    if number < 0 {
+    // SAFETY: asks about a number, which need not be open for that.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(Errno::BADF);
     }
-    // SAFETY: the number is not -1. It is used for the length of this call; if
-    // it is not open, or another thread closes it meanwhile, the system calls
-    // made with it fail or reach whatever file has the number then, which is what
-    // the caller asked for by naming a number.
+    // SAFETY: open, as just seen, so not -1. Another thread of the program may close it
+    // while it is used; no call made with it can do more then than fail, or reach whatever
+    // file has the number by that time, which is what the caller asked for by naming a
+    // number: nothing here takes a borrowed descriptor for the only way to its file.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_getfd(fd)?;
     Ok(work(fd))
 }
 
