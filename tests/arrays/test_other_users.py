@@ -8,9 +8,11 @@ import pytest
 pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
-from programs import needs_tracker, run  # noqa: E402
+from programs import DISABLED, needs_tracker, run  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else"),
+    pytest.mark.skipif("abstract" in DISABLED, reason="another user does not find the tracker's socket file")]
 
 # What is made in segments of their own: nobody has them by the fork.
 HEAD = """

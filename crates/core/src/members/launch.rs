@@ -26,6 +26,10 @@ pub const MODE: &str = "members";
 /// How often a lost race for the address, or a start that came to nothing, is taken up again.
 const ROUNDS: usize = 4;
 
+/// Why there can be no tracker where the system has no place for its socket.
+const NO_PLACE: &str = "there is no place for its socket here: no abstract names, and no directory that is only \
+    ours in $XDG_RUNTIME_DIR or /tmp";
+
 /// Children that could not be collected in time (they were stopped): with the next one.
 /// Its lock is the one that no fork passes.
 static LEFT_OVER: ForkGuarded<Vec<ProcessId>> = ForkGuarded::new(Vec::new());
@@ -126,7 +130,7 @@ fn start(
         Status::In => Start::Up(Connection::new(socket, ready.pid)?),
         Status::AddressTaken => Start::AddressTaken,
         Status::Busy => return Err(failed(Errno::BUSY)),
-        Status::NoAddress => Start::Impossible("there are no abstract sockets here".to_owned()),
+        Status::NoAddress => Start::Impossible(NO_PLACE.to_owned()),
         Status::Refused | Status::Version => Start::Impossible(
             "it does not understand this program; is its executable of another version?".to_owned(),
         ),

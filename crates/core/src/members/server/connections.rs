@@ -11,6 +11,7 @@ use super::segments::Segments;
 use super::slots::Slots;
 use super::{Served, Server};
 use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
+use crate::helper::start::is_shortage;
 use crate::helper::wait::PATIENCE;
 use crate::layout::Participant;
 use crate::members::protocol::{self, Hello, Ready, Status};
@@ -208,6 +209,7 @@ impl Server {
         let bound = match socket::bind(&socket_name(hello.family)) {
             Ok(bound) => bound,
             Err(Errno::ADDRINUSE) => return Status::AddressTaken,
+            Err(errno) if is_shortage(errno) => return Status::Busy,
             Err(_) => return Status::NoAddress,
         };
         // Before anybody can come, who may have to look for it.

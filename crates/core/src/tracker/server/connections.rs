@@ -156,8 +156,8 @@ impl Server {
                     self.address = hello.address;
                 }
                 Err(Errno::ADDRINUSE) => return Status::AddressTaken,
-                // No such sockets here: only children that inherit a connection
-                // find us.
+                // No place for a socket here: only children that inherit a
+                // connection find us.
                 Err(_) => {}
             }
         }
