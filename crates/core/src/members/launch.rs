@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::client::{Connection, Knock, Launched, await_ready, failed, knock, wait};
+use super::client::{Connection, Launched, failed, wait};
+use super::knock::{Knock, await_ready, knock};
 use super::protocol::{self, Hello, Message, Status};
 use crate::error::{Error, Result};
 use crate::helper::start::{KILL, collect, is_shortage, words};

@@ -51,6 +51,7 @@
 //! helper does). `docs/members.md` tells what a kill leaves.
 
 pub mod client;
+mod knock;
 mod launch;
 pub use self::launch::MODE;
 pub mod protocol;

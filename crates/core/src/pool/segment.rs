@@ -9,7 +9,8 @@ use core::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::family::{Family, TOO_LARGE, check_file, check_header};
+use super::family::{Family, TOO_LARGE};
+use super::header::{check_file, check_header};
 use crate::error::{Error, Result};
 use crate::layout::{
     BLOCK_ALIGN_BYTES, Block, POOL_MAGIC, Participant, PoolHeader, PoolLayout, SEGMENT_MAX_BYTES,

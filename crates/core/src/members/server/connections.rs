@@ -17,7 +17,7 @@ use crate::layout::Participant;
 use crate::members::protocol::{self, Hello, Ready, Status};
 use crate::members::{relatives, socket_name};
 use crate::pool::family::Family;
-use crate::sys::process;
+use crate::sys::process::{self, Reach};
 use crate::sys::socket;
 use crate::tracker::address::same_token;
 
@@ -159,7 +159,10 @@ impl Server {
             return;
         };
         // We cannot look at another user's processes, unless we are root.
-        let is_stranger = peer.pid.is_none() || !socket::same_user(&peer.socket);
+        let is_stranger = peer
+            .pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .is_none_or(|pid| process::reach(pid) == Reach::Foreign);
         let (status, is_first) = match (&peer.stage, &self.served) {
             _ if hello.version != protocol::VERSION => (Status::Version, false),
             (Stage::First(_), None) if hello.serve => (self.begin(hello, attached), true),
