@@ -2,8 +2,9 @@
 //! descriptors run out.
 //!
 //! Guarantees: connections of those who have no business here (another user's, as a rule)
-//! are closed at once; at most [`UNPROVEN_MAX`] wait for their owner to prove itself, each for [`PROOF_WITHIN`], others wait in the
-//! kernel; without a descriptor for one more, it is told so instead of left waiting.
+//! are closed at once; at most [`UNPROVEN_MAX`] wait for their owner to prove itself, each
+//! for [`PROOF_WITHIN`], others wait in the kernel; without a descriptor for one more, it is
+//! told so instead of left waiting.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
