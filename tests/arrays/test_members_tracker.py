@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("numpy")
 
-import shared_numpy as snp  # noqa: E402
-from programs import needs_tracker, run  # noqa: E402
+import shared_numpy as snp
+from programs import needs_tracker, run
 
 
 @needs_tracker

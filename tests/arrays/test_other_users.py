@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("numpy")
 
-import shared_numpy as snp  # noqa: E402
-from programs import DISABLED, needs_tracker, run  # noqa: E402
+import shared_numpy as snp
+from programs import DISABLED, needs_tracker, run
 
 pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else"),
