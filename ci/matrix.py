@@ -40,10 +40,10 @@ SUITE_LIMIT_S = 15 * 60
 RUST_LIMIT_S = 20 * 60
 CONFORMANCE_LIMIT_S = 30 * 60
 # What may be missing on a system, as ``SHARED_NUMPY_DISABLE`` has it, and what is tested without it.
-FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "memory_check",
-            "memfd,o_tmpfile,pidfd,populate,tracker,memory_check"]
+FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "abstract", "memory_check",
+            "memfd,o_tmpfile,pidfd,populate,tracker,abstract,memory_check"]
 ARRAY_TESTS = "arrays"
-RUST_FEATURES = "memfd,pidfd"
+RUST_FEATURES = "memfd,pidfd,abstract"
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
 

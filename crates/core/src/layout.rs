@@ -132,8 +132,8 @@ shared_structs! {
         reserved: [u64; 2],
     }
 
-    /// A participant of a family.
-    Slot, 64 {
+    /// A participant of a family; what others write often is in a cache line of its own.
+    Slot, 128 {
         /// State, `by` and generation: a [`Packed`] word.
         word: u64,
         /// Process id in `pid_namespace`.
@@ -148,9 +148,13 @@ shared_structs! {
         boot_high: u64,
         /// 1 for a tracker, which no other tracker stays for; else 0.
         is_tracker: u64,
+        /// What tells the program that runs from the one before `exec`; 0 = not known.
+        image: u64,
         /// Large blocks of its pool that others dropped since it last allocated, in bytes; bit
         /// 0: a tracker looks whether it does.
         dropped_bytes: u64,
+        /// Zero.
+        reserved: [u64; 7],
     }
 
     /// The beginning of a pool segment; each group that different processes

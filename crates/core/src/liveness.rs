@@ -11,8 +11,9 @@
 //! | --- | --- | --- |
 //! | `LIVE` | no such pid, or a process with another start time (if there is one in the slot), or a zombie without threads | dead |
 //! | `LIVE` | it runs, and the family segment is not among its mappings: it called `exec` | dead |
+//! | `LIVE` | it is we, who joined as another program than the slot's: we called `exec` (`Family::join` sees to it: nobody else could tell) | dead |
 //! | `LIVE` | of another pid namespace or boot; `/proc` hides it or shows another namespace; not readable | cannot tell |
-//! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace | dead |
+//! | `RESERVED` | seen so for a second, in several looks; no process maps the family but those of `LIVE` slots; its reserver was in our pid namespace, and no other user's (root sees all) | dead |
 //! | `RESERVED` | else | cannot tell |
 //!
 //! A `RESERVED` slot has no process written in it yet. Its process is either the one that
@@ -105,7 +106,8 @@ struct Reserved {
     seen: Packed,
     looks: u32,
     last: Instant,
-    /// Whether the process that reserved it is of our namespace; `None`: it was gone.
+    /// Whether the process that reserved it is of our namespace, and its children such as we
+    /// can look at; `None`: it was gone.
     by_ours: Option<bool>,
 }
 
@@ -326,7 +328,7 @@ impl Undertaker {
             return Ok(());
         }
         let reserver = self.reserver(family, slot, seen)?;
-        let by_ours = reserver.map(|identity| self.is_ours(&identity));
+        let by_ours = reserver.map(|identity| self.is_ours(&identity) && !is_hidden(&identity));
         let reserved = Reserved {
             seen,
             looks: 0,
@@ -397,7 +399,7 @@ impl Undertaker {
         // Who may not be looked at is a suspect, unless it is older than the family's
         // oldest: as root one may signal what one may not look at.
         let (accounted, oldest_ticks) = self.accounted(family)?;
-        let is_meant = |pid| !accounted.contains(&pid);
+        let is_meant = |pid| !is_accounted(&accounted, pid);
         let somebody = mappings::somebody_maps(&self.file, oldest_ticks, is_meant);
         if let Scan::Shared = self.scan {
             self.scan = Scan::Done(somebody);
@@ -405,9 +407,10 @@ impl Undertaker {
         Ok(somebody)
     }
 
-    /// The processes that have slots, in our namespace, and when the oldest started.
-    fn accounted(&self, family: &Family) -> Result<(BTreeSet<u32>, u64)> {
-        let mut pids = BTreeSet::new();
+    /// The processes that have slots, in our namespace, with their start times, and when the
+    /// oldest started.
+    fn accounted(&self, family: &Family) -> Result<(BTreeSet<(u32, u64)>, u64)> {
+        let mut processes = BTreeSet::new();
         let mut oldest_ticks = self.own.start_ticks;
         for slot in 0..SLOTS {
             let seen = family.slot(slot)?;
@@ -415,11 +418,22 @@ impl Undertaker {
                 && let Ok(identity) = family.identity(participant(slot, seen))
                 && self.is_ours(&identity)
             {
-                pids.extend(pid_of(&identity));
+                processes.extend(pid_of(&identity).map(|pid| (pid, identity.start_ticks)));
                 oldest_ticks = oldest_ticks.min(identity.start_ticks);
             }
         }
-        Ok((pids, oldest_ticks))
+        Ok((processes, oldest_ticks))
+    }
+}
+
+/// Whether the process that has this number now has a slot, and not only one that had the
+/// number before and is not found dead yet.
+fn is_accounted(accounted: &BTreeSet<(u32, u64)>, pid: u32) -> bool {
+    let mut slots = accounted.range((pid, 0)..=(pid, u64::MAX)).peekable();
+    slots.peek().is_some() && {
+        let stat = Stat::of(pid).ok().flatten();
+        // Without a start time in the slot the number tells; see `is_another`.
+        slots.any(|&(_, ticks)| ticks == 0 || stat.is_some_and(|it| it.start_ticks == ticks))
     }
 }
 
@@ -446,6 +460,11 @@ fn is_another(stat: &Stat, identity: &Identity) -> bool {
 fn pid_of(identity: &Identity) -> Option<u32> {
     let pid = i32::try_from(identity.pid).ok()?;
     u32::try_from(pid).ok().filter(|&pid| pid > 0)
+}
+
+/// Whether it is another user's, whose children's mappings we cannot read.
+fn is_hidden(identity: &Identity) -> bool {
+    pid_of(identity).is_some_and(|pid| process::reach(pid) == Reach::Foreign)
 }
 
 fn is_absence(error: &io::Error) -> bool {

@@ -1,16 +1,17 @@
 //! Where processes connect to a helper: who is let in, and what is done when
 //! descriptors run out.
 //!
-//! Guarantees: connections of other users are closed at once; at most [`UNPROVEN_MAX`]
-//! wait for their owner to prove itself, each for [`PROOF_WITHIN`], others wait in the
-//! kernel; without a descriptor for one more, it is told so instead of left waiting.
+//! Guarantees: connections of those who have no business here (another user's, as a rule)
+//! are closed at once; at most [`UNPROVEN_MAX`] wait for their owner to prove itself, each
+//! for [`PROOF_WITHIN`], others wait in the kernel; without a descriptor for one more, it is
+//! told so instead of left waiting.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::epoll;
 
-use crate::sys::socket;
+use crate::sys::socket::{self, Listener};
 
 /// How many connections may be unproven at a time; more wait in the kernel.
 pub(crate) const UNPROVEN_MAX: usize = 16;
@@ -20,7 +21,7 @@ pub(crate) const PROOF_WITHIN: Duration = Duration::from_secs(1);
 
 /// The listening socket, if there is one.
 pub(crate) struct Door {
-    listener: Option<OwnedFd>,
+    listener: Option<Listener>,
     /// Whether the event loop is told of new connections.
     is_watched: bool,
     /// Given up for a moment to refuse politely when descriptors run out.
@@ -31,7 +32,7 @@ pub(crate) struct Door {
 
 /// Who came.
 pub(crate) enum Came {
-    /// A process of our user.
+    /// A process that may come.
     Somebody(OwnedFd),
     /// Nobody, for now.
     Nobody,
@@ -52,7 +53,7 @@ impl Door {
     }
 
     /// From now on processes can come here. The event loop is told by [`Door::watch`].
-    pub(crate) fn open(&mut self, listener: OwnedFd) {
+    pub(crate) fn open(&mut self, listener: Listener) {
         self.listener = Some(listener);
     }
 
@@ -75,11 +76,11 @@ impl Door {
         }
     }
 
-    /// The next who came.
-    pub(crate) fn next(&mut self, epoll: &OwnedFd) -> Came {
+    /// The next who came, of those who may.
+    pub(crate) fn next(&mut self, epoll: &OwnedFd, may_come: impl Fn(&OwnedFd) -> bool) -> Came {
         while let Some(listener) = &self.listener {
             match socket::accept(listener) {
-                Ok(Some(socket)) if socket::same_user(&socket) => return Came::Somebody(socket),
+                Ok(Some(socket)) if may_come(&socket) => return Came::Somebody(socket),
                 Ok(Some(_)) => {}
                 Ok(None) => return Came::Nobody,
                 Err(_) => {

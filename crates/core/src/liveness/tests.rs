@@ -70,9 +70,52 @@ fn mappings_are_read_ever_more_rarely_and_a_death_is_found_all_the_same() {
 }
 
 #[test]
+fn who_comes_back_after_exec_is_dead_as_what_it_was() {
+    let (family, fd) = Family::create().unwrap();
+    let file = shm::status(&fd).unwrap().identity;
+    let [before, other_copy] = [(); 2].map(|()| family.join().unwrap());
+    let bytes = crate::layout::FAMILY_BYTES;
+    let mapping = crate::mapping::Mapping::new(&fd, bytes, false).unwrap();
+    let at =
+        crate::layout::slot_offset(before.slot) + std::mem::offset_of!(crate::layout::Slot, image);
+    let image = mapping.load_u64(at).unwrap();
+    mapping.store_u64(at, image ^ 1).unwrap();
+    // Pid and start time are ours, and we have the family mapped.
+    assert_eq!(bury(&family, (file.dev, file.ino), None), Ok(0));
+    let me = family.join().unwrap();
+    assert!(!family.counts(before) && family.counts(other_copy) && family.counts(me));
+    // And recovered: its slot can be had again.
+    assert_eq!(family.join().unwrap().slot, before.slot);
+}
+
+#[test]
 fn another_start_time_is_another_process() {
     let (_family, file) = family();
     assert_eq!(judge(file, |own| own.start_ticks -= 1), Verdict::Dead);
+}
+
+#[test]
+fn whoever_has_the_number_of_a_dead_member_is_not_accounted_for() {
+    let (family, fd) = Family::create().unwrap();
+    let file = shm::status(&fd).unwrap().identity;
+    let who = family.join().unwrap();
+    let own = process::own_pid();
+    let undertaker = Undertaker::new((file.dev, file.ino));
+    let has_own = || is_accounted(&undertaker.accounted(&family).unwrap().0, own);
+    assert!(has_own());
+    let bytes = crate::layout::FAMILY_BYTES;
+    let mapping = crate::mapping::Mapping::new(&fd, bytes, false).unwrap();
+    let at = crate::layout::slot_offset(who.slot)
+        + std::mem::offset_of!(crate::layout::Slot, start_ticks);
+    let started = mapping.load_u64(at).unwrap();
+    mapping.store_u64(at, started - 1).unwrap();
+    assert!(!has_own());
+    // Who could not read when it was started.
+    mapping.store_u64(at, 0).unwrap();
+    assert!(has_own());
+    mapping.store_u64(at, started - 1).unwrap();
+    family.join().unwrap();
+    assert!(has_own());
 }
 
 #[test]

@@ -16,15 +16,14 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::protocol::{
-    self, Answer, Encoded, Fetched as Reply, Hello, Message, Ready, SegmentId, Status,
-};
-use super::{launch, socket_name};
+use super::knock::{Knock, knock};
+use super::launch;
+use super::protocol::{self, Answer, Encoded, Fetched as Reply, Message, SegmentId};
 use crate::error::{Error, Result};
 use crate::fault::point;
-use crate::helper::start::is_shortage;
 use crate::helper::wait::{PATIENCE, SLICE, Wait};
 use crate::layout::Participant;
+use crate::pool::family::Family;
 use crate::sys::fd::CachedFd;
 use crate::sys::fork;
 use crate::sys::process::{self, ProcessId};
@@ -41,6 +40,17 @@ pub enum Launched {
     Up(Connection),
     /// There will be none, for this reason.
     Unavailable(String),
+}
+
+/// What became of looking for the tracker of a family that we are in.
+#[derive(Debug)]
+pub enum Reached {
+    /// It is there.
+    Up(Connection),
+    /// None is there.
+    Nobody,
+    /// Somebody is there whom we cannot use, for this reason.
+    Stranger(&'static str),
 }
 
 /// What became of asking for a segment.
@@ -72,15 +82,6 @@ struct Requests {
     waiting: BTreeMap<u32, Option<(Answer, Option<OwnedFd>)>>,
 }
 
-/// What became of knocking at a family's address.
-pub(super) enum Knock {
-    In(Connection, OwnedFd),
-    /// Nobody is there.
-    Nobody,
-    /// Somebody is there who does not let us in.
-    Stranger,
-}
-
 impl Connection {
     /// Starts the tracker of a family, or connects to the one it has. The launching process
     /// has a slot already: else the tracker would be the last one, and end.
@@ -91,11 +92,30 @@ impl Connection {
     pub fn launch(
         executable: &Path,
         family_fd: BorrowedFd<'_>,
-        id: [u64; 2],
+        family: &Family,
         cookie: Token,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Launched> {
-        launch::launch(executable, family_fd, id, cookie, keep_going)
+        launch::launch(executable, family_fd, family, cookie, keep_going)
+    }
+
+    /// Connects to the tracker of a family that this process is in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::launch`].
+    pub fn reach(
+        family: &Family,
+        cookie: Token,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Reached> {
+        Ok(
+            match knock(family.id(), Some(family), cookie, keep_going)? {
+                Knock::In(connection, _) => Reached::Up(connection),
+                Knock::Nobody => Reached::Nobody,
+                Knock::Stranger(why) => Reached::Stranger(why),
+            },
+        )
     }
 
     /// Connects to a family's tracker; `None` when nobody listens there, or none of our user
@@ -109,9 +129,9 @@ impl Connection {
         cookie: Token,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<(Self, OwnedFd)>> {
-        Ok(match knock(id, cookie, keep_going)? {
+        Ok(match knock(id, None, cookie, keep_going)? {
             Knock::In(connection, family_fd) => Some((connection, family_fd)),
-            Knock::Nobody | Knock::Stranger => None,
+            Knock::Nobody | Knock::Stranger(_) => None,
         })
     }
 
@@ -222,6 +242,12 @@ impl Connection {
         self.socket.get().is_some_and(|fd| !socket::hung_up(fd))
     }
 
+    /// Closes it in a forked child, where other owners of this, threads of the parent's that
+    /// waited, do not exist and never let go.
+    pub fn close_in_child(&self) {
+        self.socket.close();
+    }
+
     /// The tracker's pid, in its own pid namespace.
     pub fn tracker_pid(&self) -> u32 {
         self.tracker_pid
@@ -319,79 +345,6 @@ impl Drop for Request<'_> {
         if self.connection.epoch == fork::epoch() {
             self.connection.requests().waiting.remove(&self.number);
         }
-    }
-}
-
-/// Connects and proves that we belong there.
-pub(super) fn knock(
-    id: [u64; 2],
-    cookie: Token,
-    keep_going: &mut dyn FnMut() -> bool,
-) -> Result<Knock> {
-    let mut wait = wait();
-    let hello = Message::Hello(Hello {
-        serve: false,
-        version: protocol::VERSION,
-        family: id,
-        cookie,
-    });
-    loop {
-        let socket = match socket::connect(&socket_name(id)) {
-            Ok(socket) => socket,
-            // Too many others knock: their second is soon over.
-            Err(Errno::AGAIN) => {
-                wait.check(keep_going)?;
-                std::thread::sleep(SLICE / 10);
-                continue;
-            }
-            Err(errno) if is_shortage(errno) => return Err(failed(errno)),
-            // Refused, or no such sockets at all here.
-            Err(_) => return Ok(Knock::Nobody),
-        };
-        // The cookie is not for others.
-        if !socket::same_user(&socket) {
-            return Ok(Knock::Stranger);
-        }
-        if socket::send(socket.as_fd(), hello.encode().as_bytes(), None).is_err() {
-            return Ok(Knock::Nobody);
-        }
-        return match await_ready(&socket, &mut wait, keep_going)? {
-            // It ended while we knocked.
-            None => Ok(Knock::Nobody),
-            Some((ready, family)) if ready.status == Status::In && ready.family == id => {
-                // Sent, and lost on the way: no descriptor is left here.
-                let family_fd = family.ok_or_else(|| failed(Errno::MFILE))?;
-                let connection = Connection::new(socket, ready.pid)?;
-                Ok(Knock::In(connection, family_fd))
-            }
-            Some((ready, _)) if ready.status == Status::Busy => {
-                wait.check(keep_going)?;
-                std::thread::sleep(SLICE / 10);
-                continue;
-            }
-            Some(_) => Ok(Knock::Stranger),
-        };
-    }
-}
-
-/// Waits for the READY; `None` when the other end is closed, or says nonsense.
-pub(super) fn await_ready(
-    socket: &OwnedFd,
-    wait: &mut Wait,
-    keep_going: &mut dyn FnMut() -> bool,
-) -> Result<Option<(Ready, Option<OwnedFd>)>> {
-    let mut buffer = [0; protocol::MESSAGE_MAX_BYTES];
-    loop {
-        match socket::receive(socket, &mut buffer).map_err(failed)? {
-            Received::Message(len, attached) => {
-                let ready = Ready::decode(&buffer[..len]).ok();
-                return Ok(ready.map(|ready| (ready, attached)));
-            }
-            Received::End | Received::TooLong => return Ok(None),
-            Received::Nothing => {}
-        }
-        wait.check(keep_going)?;
-        socket::wait(socket, Until::Readable, SLICE);
     }
 }
 

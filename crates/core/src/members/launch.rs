@@ -9,10 +9,12 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::client::{Connection, Knock, Launched, await_ready, failed, knock, wait};
+use super::client::{Connection, Launched, failed, wait};
+use super::knock::{Knock, await_ready, knock};
 use super::protocol::{self, Hello, Message, Status};
 use crate::error::{Error, Result};
 use crate::helper::start::{KILL, collect, is_shortage, words};
+use crate::pool::family::Family;
 use crate::sys::feature;
 use crate::sys::fork::{self, ForkGuarded};
 use crate::sys::process::{self, Ended, ProcessId};
@@ -22,8 +24,12 @@ use crate::tracker::address::Token;
 /// What tells the executable which of the two trackers to be.
 pub const MODE: &str = "members";
 
-/// How often a lost race for the address is taken up again.
+/// How often a lost race for the address, or a start that came to nothing, is taken up again.
 const ROUNDS: usize = 4;
+
+/// Why there can be no tracker where the system has no place for its socket.
+const NO_PLACE: &str = "there is no place for its socket here: no abstract names, and no directory that is only \
+    ours in $XDG_RUNTIME_DIR or /tmp";
 
 /// Children that could not be collected in time (they were stopped): with the next one.
 /// Its lock is the one that no fork passes.
@@ -36,37 +42,44 @@ enum Start {
     AddressTaken,
     /// It can never work.
     Impossible(String),
+    /// It ended, and what ended it somebody else was told (a handler of `SIGCHLD`, or that
+    /// signal is ignored).
+    Lost(Option<Ended>),
 }
 
 /// See [`Connection::launch`].
 pub(super) fn launch(
     executable: &Path,
     family_fd: BorrowedFd<'_>,
-    id: [u64; 2],
+    family: &Family,
     cookie: Token,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Launched> {
+    let id = family.id();
     fork::install();
     if feature::is_disabled("tracker") {
         let reason = format!("{} says so", feature::VARIABLE);
         return Ok(Launched::Unavailable(reason));
     }
+    let mut ended = None;
     for _ in 0..ROUNDS {
-        match knock(id, cookie, keep_going)? {
+        match knock(id, Some(family), cookie, keep_going)? {
             Knock::In(connection, _) => return Ok(Launched::Up(connection)),
-            Knock::Stranger => {
-                let reason = "its address is taken by a process that does not know us".to_owned();
-                return Ok(Launched::Unavailable(reason));
-            }
+            Knock::Stranger(why) => return Ok(Launched::Unavailable(why.to_owned())),
             Knock::Nobody => {}
         }
         match start(executable, family_fd, id, cookie, keep_going)? {
             Start::Up(connection) => return Ok(Launched::Up(connection)),
             Start::Impossible(reason) => return Ok(Launched::Unavailable(reason)),
-            Start::AddressTaken => {}
+            Start::AddressTaken => ended = None,
+            // Perhaps it was killed: another may live.
+            Start::Lost(how) => ended = how,
         }
     }
-    Err(failed(Errno::ADDRINUSE))
+    match ended {
+        None => Err(failed(Errno::ADDRINUSE)),
+        how => Ok(Launched::Unavailable(not_ready(how))),
+    }
 }
 
 fn start(
@@ -110,21 +123,23 @@ fn start(
             Some(Ended::Killed(KILL)) => Err(failed(Errno::PIPE)),
             // Its other half was killed before it could answer.
             Some(Ended::Exited(0)) => Err(failed(Errno::PIPE)),
-            _ => Ok(Start::Impossible(format!(
-                "it ended before it was ready ({})",
-                words(ended)
-            ))),
+            Some(Ended::NotOurs) => Ok(Start::Lost(ended)),
+            _ => Ok(Start::Impossible(not_ready(ended))),
         };
     };
     Ok(match ready.status {
         Status::In => Start::Up(Connection::new(socket, ready.pid)?),
         Status::AddressTaken => Start::AddressTaken,
         Status::Busy => return Err(failed(Errno::BUSY)),
-        Status::NoAddress => Start::Impossible("there are no abstract sockets here".to_owned()),
+        Status::NoAddress => Start::Impossible(NO_PLACE.to_owned()),
         Status::Refused | Status::Version => Start::Impossible(
             "it does not understand this program; is its executable of another version?".to_owned(),
         ),
     })
+}
+
+fn not_ready(ended: Option<Ended>) -> String {
+    format!("it ended before it was ready ({})", words(ended))
 }
 
 fn cannot_start(error: &io::Error) -> Result<Start> {

@@ -23,7 +23,8 @@
 //! ([`crate::pool::family`]). The first handle that leaves a process launches the tracker;
 //! who receives a handle of a family that it is not in connects, proves that it knows the
 //! *cookie*, and gets the family's descriptor. The address is made of the family's identity,
-//! which every handle has: the abstract socket `@shared_numpy.family.<32 hex digits>`. The
+//! which every handle has: the abstract socket `@shared_numpy.family.<32 hex digits>`, or
+//! where there are none a file of that name ([`crate::sys::socket::bind`]). The
 //! cookie is the secret, and travels apart.
 //!
 //! Liveness is told by slots and not by connections. So a forked child need not say
@@ -52,12 +53,14 @@
 //! helper does). `docs/members.md` tells what a kill leaves.
 
 pub mod client;
+mod knock;
 mod launch;
 pub use self::launch::MODE;
 pub mod protocol;
+mod relatives;
 pub mod server;
 
-/// The abstract socket name of a family's tracker.
+/// The name of the socket of a family's tracker.
 pub fn socket_name(family: [u64; 2]) -> Vec<u8> {
     format!("shared_numpy.family.{:016x}{:016x}", family[1], family[0]).into_bytes()
 }

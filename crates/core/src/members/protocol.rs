@@ -107,7 +107,7 @@ pub enum Status {
     Version = 3,
     /// No descriptors, no memory or no slots left.
     Busy = 4,
-    /// There are no such sockets here; this one ends.
+    /// There is no place for its socket here; this one ends.
     NoAddress = 5,
 }
 

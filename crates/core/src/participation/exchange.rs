@@ -13,6 +13,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::Hold;
 use super::fork::in_one_process;
 use super::handle::Handle;
@@ -174,6 +176,10 @@ fn attach(family: usize, handle: &Handle, fd: OwnedFd) -> Result<Kept> {
     registry.keep(id)
 }
 
+/// Why `/proc` does not lead to a segment without the tracker.
+const OWNER_IS_HIDDEN: &str =
+    "it was killed, or has none of it, and the owner runs as another user, or has changed its own";
+
 /// A descriptor of the handle's segment: from the tracker, else from its owner.
 fn fetch(family: usize, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<OwnedFd> {
     for _ in 0..ROUNDS {
@@ -194,16 +200,23 @@ fn fetch(family: usize, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -
         // It is dead, and no tracker has what it left.
         return Err(Error::Stale);
     };
+    let mut its_user = None;
     if owner.pid_namespace == Identity::own().pid_namespace
         && let Ok(pid) = u32::try_from(owner.pid)
-        && let Ok(fd) = fd::of_process(pid, handle.hints.segment_fd)
-        && PoolSegment::attach(&fd, member_family)
-            .is_ok_and(|it| it.owner() == handle.owner && it.number() == handle.number)
     {
-        return Ok(fd);
+        match fd::of_process(pid, handle.hints.segment_fd) {
+            Ok(fd)
+                if PoolSegment::attach(&fd, member_family)
+                    .is_ok_and(|it| it.owner() == handle.owner && it.number() == handle.number) =>
+            {
+                return Ok(fd);
+            }
+            Err(Errno::ACCESS | Errno::PERM) => its_user = Some(OWNER_IS_HIDDEN),
+            _ => {}
+        }
     }
-    let why = lock().families[family].no_tracker.clone();
-    Err(Error::TrackerUnavailable(why.unwrap_or_else(|| {
-        "it was killed, or has none of it".to_owned()
-    })))
+    let member = &lock().families[family];
+    let why = member.no_tracker.as_deref().or(member.not_now).or(its_user);
+    let why = why.unwrap_or("it was killed, or has none of it");
+    Err(Error::TrackerUnavailable(why.to_owned()))
 }

@@ -165,9 +165,12 @@ impl Registry {
         point("fork.born");
         for family in 0..self.families.len() {
             let member = &mut self.families[family];
-            // Its own end would be read by both.
-            member.connection = None;
+            // Its own end would be read by both. Threads that are not here may own it too.
+            if let Some(connection) = member.connection.take() {
+                connection.close_in_child();
+            }
             member.no_tracker = None;
+            member.not_now = None;
             let parent = member.me.take();
             let child = member.child.take();
             member.me = match (parent, child) {

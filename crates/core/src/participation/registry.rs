@@ -139,6 +139,8 @@ pub(super) struct Membership {
     pub(super) looked_at: Option<Instant>,
     /// Why there will be no connection.
     pub(super) no_tracker: Option<String>,
+    /// Why there was none that we could use at the last look.
+    pub(super) not_now: Option<&'static str>,
     /// While a fork is under way: the child's slot.
     pub(super) child: Option<Participant>,
 }
@@ -163,6 +165,7 @@ impl Membership {
             connection: None,
             looked_at: None,
             no_tracker: None,
+            not_now: None,
             child: None,
         }
     }

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use super::membership;
 use super::registry::{SegmentId, lock};
 use crate::error::{Error, Result};
-use crate::members::client::{Connection, Launched};
+use crate::members::client::{Connection, Launched, Reached};
+use crate::pool::family::Family;
 use crate::sys::process::ProcessId;
 use crate::sys::{feature, fork as process_fork};
 
@@ -115,7 +116,7 @@ pub(super) fn connection(
     if member.no_tracker.is_some() {
         return Ok(None);
     }
-    let (id, cookie) = (member.family.id(), member.cookie);
+    let (its_family, cookie) = (Arc::clone(&member.family), member.cookie);
     let family_fd = member
         .fd
         .get()
@@ -127,7 +128,16 @@ pub(super) fn connection(
         return Err(Error::Interrupted);
     }
     let family_fd = family_fd.filter(|_| may_launch);
-    let mut made = reach(&executable, family_fd.as_ref(), id, cookie, keep_going);
+    let mut try_it = || {
+        reach(
+            &executable,
+            family_fd.as_ref(),
+            &its_family,
+            cookie,
+            keep_going,
+        )
+    };
+    let mut made = try_it();
     for _ in 1..ROUNDS {
         let was_killed = |errno| matches!(errno, Errno::PIPE | Errno::CONNRESET);
         if !made
@@ -137,12 +147,15 @@ pub(super) fn connection(
             break;
         }
         // It was killed as it started.
-        made = reach(&executable, family_fd.as_ref(), id, cookie, keep_going);
+        made = try_it();
     }
     let made = match made? {
-        None => return Ok(None),
-        Some(Launched::Up(connection)) => connection,
-        Some(Launched::Unavailable(reason)) => {
+        Found::NotNow(why) => {
+            lock().families[family].not_now = why;
+            return Ok(None);
+        }
+        Found::Made(Launched::Up(connection)) => connection,
+        Found::Made(Launched::Unavailable(reason)) => {
             lock().families[family].no_tracker = Some(reason);
             return Ok(None);
         }
@@ -155,6 +168,7 @@ pub(super) fn connection(
     }
     let member = &mut registry.families[family];
     member.looked_at = Some(Instant::now());
+    member.not_now = None;
     // Of two threads the first: what it has told counts.
     let kept = member.connection.get_or_insert(made);
     Ok(Some(Arc::clone(kept)))
@@ -185,17 +199,29 @@ pub(super) fn announce(
 fn reach(
     executable: &Path,
     family_fd: Option<&OwnedFd>,
-    id: [u64; 2],
+    family: &Family,
     cookie: [u8; 16],
     keep_going: &mut dyn FnMut() -> bool,
-) -> Result<Option<Launched>> {
-    if let Some((connection, _family_fd)) = Connection::connect(id, cookie, keep_going)? {
-        return Ok(Some(Launched::Up(connection)));
-    }
-    let Some(family_fd) = family_fd else {
-        return Ok(None);
+) -> Result<Found> {
+    let why = match Connection::reach(family, cookie, keep_going)? {
+        Reached::Up(connection) => return Ok(Found::Made(Launched::Up(connection))),
+        Reached::Stranger(why) => Some(why),
+        Reached::Nobody => None,
     };
-    Connection::launch(executable, family_fd.as_fd(), id, cookie, keep_going).map(Some)
+    match family_fd {
+        Some(family_fd) if why.is_none() => {
+            let fd = family_fd.as_fd();
+            Connection::launch(executable, fd, family, cookie, keep_going).map(Found::Made)
+        }
+        _ => Ok(Found::NotNow(why)),
+    }
+}
+
+/// What [`reach`] found.
+enum Found {
+    Made(Launched),
+    /// None that can be used, perhaps for a reason that we know.
+    NotNow(Option<&'static str>),
 }
 
 /// Whether the tracker of the home family is known to serve, and how it is found: what

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::header::{check_file, check_header};
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::layout::{
@@ -17,6 +18,7 @@ use crate::layout::{
     VERSION, slot_offset,
 };
 use crate::mapping::Mapping;
+use crate::recover::recover_all;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::identity::Identity;
 use crate::sys::{anon, shm};
@@ -44,7 +46,7 @@ impl Family {
     ///
     /// # Errors
     ///
-    /// The system's, among them `ENOSPC` where there is no room for 68 KiB.
+    /// The system's, among them `ENOSPC` where there is no room for 132 KiB.
     pub fn create() -> Result<(Self, OwnedFd)> {
         let os = |errno| Error::os("create a family segment", "", errno);
         let fd = anon::create(FAMILY_BYTES as u64).map_err(os)?;
@@ -83,6 +85,7 @@ impl Family {
                 "it has not the size of a family segment",
             ));
         }
+        check_file(&fd, FAMILY_MAGIC)?;
         let mapping = Mapping::new(&fd, FAMILY_BYTES, false).map_err(os)?;
         check_header(&mapping, FAMILY_MAGIC)?;
         let id = [
@@ -135,6 +138,7 @@ impl Family {
                 field(offset_of!(Slot, boot_low))?,
                 field(offset_of!(Slot, boot_high))?,
             ],
+            image: field(offset_of!(Slot, image))?,
         };
         // Unchanged before and after: the words read belong to this life.
         crate::sync::fence(Ordering::Acquire);
@@ -158,7 +162,8 @@ impl Family {
         self.identity(participant).map(|_| is_tracker)
     }
 
-    /// Joins: this process gets a slot of its own.
+    /// Joins: this process gets a slot of its own. One that it had before it called `exec`
+    /// is dead then, and recovered.
     ///
     /// # Errors
     ///
@@ -177,13 +182,43 @@ impl Family {
     }
 
     fn join_as(&self, is_tracker: bool) -> Result<Participant> {
+        let left = self.declare_predecessors_dead()?;
         let me = self.claim(None)?;
         point("join.reserved");
         self.write_identity(me, is_tracker)?;
         point("join.identified");
         self.change(me, RESERVED, LIVE, me.slot)?;
         point("join.live");
+        if left > 0 {
+            // What it held in segments is for their closers to find, as always.
+            recover_all(self, me, &[])?;
+        }
         Ok(me)
+    }
+
+    /// Whoever had our pid before us is gone: there is one process with that number. Nobody
+    /// else could tell an earlier program of this very process from us, once we have the
+    /// family mapped: pid and start time are the same. Slots of our own program stay: there
+    /// may be two copies of this library in it.
+    fn declare_predecessors_dead(&self) -> Result<usize> {
+        let own = Identity::own();
+        let mut dead = 0;
+        for slot in 0..SLOTS {
+            let seen = self.slot(slot)?;
+            let who = Participant {
+                slot,
+                generation: seen.generation,
+            };
+            if seen.state == LIVE
+                && self
+                    .identity(who)
+                    .is_ok_and(|identity| identity.has_become(&own))
+            {
+                point("bury.proved");
+                dead += usize::from(self.declare_dead_if(slot, seen)?);
+            }
+        }
+        Ok(dead)
     }
 
     /// Claims a slot for a child that `parent` is about to fork. Allocates nothing.
@@ -317,6 +352,7 @@ impl Family {
             (offset_of!(Slot, boot_low), own.boot[0]),
             (offset_of!(Slot, boot_high), own.boot[1]),
             (offset_of!(Slot, is_tracker), u64::from(is_tracker)),
+            (offset_of!(Slot, image), own.image),
         ];
         for (offset, value) in words {
             self.mapping.store_u64(base + offset, value)?;
@@ -336,34 +372,6 @@ impl Family {
         self.mapping
             .shared_word(slot_offset(index) + offset_of!(Slot, word))
     }
-}
-
-/// Refuses a segment that does not begin with this magic, our version and our
-/// fingerprint. Both kinds of segment have the three words at the same place.
-pub(super) fn check_header(mapping: &Mapping, magic: u64) -> Result<()> {
-    use crate::layout::PoolHeader;
-    const {
-        assert!(offset_of!(PoolHeader, magic) == offset_of!(FamilyHeader, magic));
-        assert!(offset_of!(PoolHeader, version) == offset_of!(FamilyHeader, version));
-        assert!(offset_of!(PoolHeader, fingerprint) == offset_of!(FamilyHeader, fingerprint));
-    }
-    let found = mapping
-        .shared_word(offset_of!(FamilyHeader, magic))?
-        .load(Ordering::Acquire);
-    if found != magic {
-        return Err(Error::WrongSegment("it has not our magic number"));
-    }
-    if mapping.load_u64(offset_of!(FamilyHeader, version))? != VERSION {
-        return Err(Error::WrongSegment(
-            "it was made by another version of shared_numpy; use one version in all processes",
-        ));
-    }
-    if mapping.load_u64(offset_of!(FamilyHeader, fingerprint))? != FINGERPRINT {
-        return Err(Error::WrongSegment(
-            "it has another layout; use one build of shared_numpy in all processes",
-        ));
-    }
-    Ok(())
 }
 
 /// The errno for a size that does not fit this machine.

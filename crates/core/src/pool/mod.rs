@@ -22,6 +22,8 @@ pub mod closer;
 #[cfg(not(loom))]
 pub mod family;
 #[cfg(not(loom))]
+mod header;
+#[cfg(not(loom))]
 pub mod holder;
 #[cfg(not(loom))]
 pub mod idle;

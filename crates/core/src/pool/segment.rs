@@ -9,7 +9,8 @@ use core::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::family::{Family, TOO_LARGE, check_header};
+use super::family::{Family, TOO_LARGE};
+use super::header::{check_file, check_header};
 use crate::error::{Error, Result};
 use crate::layout::{
     BLOCK_ALIGN_BYTES, Block, POOL_MAGIC, Participant, PoolHeader, PoolLayout, SEGMENT_MAX_BYTES,
@@ -75,6 +76,9 @@ impl PoolSegment {
             return Err(Error::WrongSegment("it is too small for a pool segment"));
         }
         let size = usize::try_from(status.size_bytes).map_err(|_| os(TOO_LARGE))?;
+        if check_file(&fd, POOL_MAGIC)? != family.id() {
+            return Err(Error::WrongSegment("it belongs to another program"));
+        }
         let mapping = Mapping::new(&fd, size, false).map_err(os)?;
         Self::over(Arc::new(mapping), family)
     }

@@ -1,6 +1,6 @@
 //! Shared memory without a name: it lives as long as a descriptor or a mapping.
 //!
-//! Guarantees: descriptors are close-on-exec; nothing is left in `/dev/shm`, unless
+//! Guarantees: descriptors are close-on-exec and have numbers from 3 up; nothing is left in `/dev/shm`, unless
 //! the process is killed between the two calls of the last fallback; [`commit`]
 //! commits every byte or says that it did not; [`punch`] gives back only pages
 //! that lie wholly inside the range.
@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
+use super::fd::above_stdio;
 use super::feature;
 use super::shm::{self, RESERVE_STEP_BYTES};
 
@@ -26,7 +27,8 @@ const DIRECTORY: &str = "/dev/shm";
 ///
 /// The system's (`EMFILE`, `ENOENT` without a `/dev/shm`, `EFBIG`, ...).
 pub fn create(size_bytes: u64) -> Result<OwnedFd, Errno> {
-    let fd = open()?;
+    // What the program, or another thread of it, takes for its standard output may be closed.
+    let fd = above_stdio(open()?)?;
     shm::set_len(&fd, size_bytes)?;
     Ok(fd)
 }

@@ -49,6 +49,20 @@ impl CachedFd {
         (stat.st_dev == self.dev && stat.st_ino == self.ino).then(|| self.fd.as_fd())
     }
 
+    /// Closes the descriptor, if its number still leads to the same file; from then on there
+    /// is none. For a forked child: what its parent's other threads shared of this has no
+    /// owner there who would ever drop it.
+    ///
+    /// Must not be called while a descriptor that [`CachedFd::get`] gave is in use.
+    pub fn close(&self) {
+        if self.get().is_some() {
+            // SAFETY: open, and ours, as just seen. Nobody uses it (the caller's duty), and
+            // nobody will: `get` and `drop` look first, and find the number closed, or
+            // another file under it.
+            unsafe { rustix::io::close(self.number()) };
+        }
+    }
+
     /// The bare number, unchecked: for telling, not for using.
     pub fn number(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -82,15 +96,15 @@ pub fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 ///
 /// `EBADF` when the number is not open.
 pub fn with_number<R>(number: RawFd, work: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, Errno> {
-    if number < 0 {
+    // SAFETY: asks about a number, which need not be open for that.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(Errno::BADF);
     }
-    // SAFETY: the number is not -1. It is used for the length of this call; if
-    // it is not open, or another thread closes it meanwhile, the system calls
-    // made with it fail or reach whatever file has the number then, which is what
-    // the caller asked for by naming a number.
+    // SAFETY: open, as just seen, so not -1. Another thread of the program may close it
+    // while it is used; no call made with it can do more then than fail, or reach whatever
+    // file has the number by that time, which is what the caller asked for by naming a
+    // number: nothing here takes a borrowed descriptor for the only way to its file.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_getfd(fd)?;
     Ok(work(fd))
 }
 
@@ -146,6 +160,18 @@ mod tests {
             rustix::fs::Mode::empty(),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn what_was_closed_is_used_no_more_and_closed_once() {
+        let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let cached = CachedFd::new(left.into()).unwrap();
+        cached.close();
+        assert!(cached.get().is_none());
+        // The other end sees it.
+        let read = std::io::Read::read(&mut &right, &mut [0]);
+        assert_eq!(read.unwrap(), 0);
+        cached.close();
     }
 
     #[test]

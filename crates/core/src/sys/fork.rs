@@ -16,6 +16,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -226,7 +227,10 @@ impl<T> ForkGuarded<T> {
     /// Waits for the lock. Not to be called by a thread that holds it.
     pub fn lock(&self) -> ForkGuard<'_, T> {
         lock();
-        ForkGuard { guarded: self }
+        ForkGuard {
+            guarded: self,
+            _on_this_thread: PhantomData,
+        }
     }
 
     /// The value, in a hook.
@@ -238,11 +242,31 @@ impl<T> ForkGuarded<T> {
     }
 }
 
-/// The lock is held while this lives.
+/// The lock is held while this lives, on the thread that took it.
+///
+/// Who lends it to another thread lends the value, which must bear that:
+///
+/// ```compile_fail
+/// use shared_numpy_core::sys::fork::ForkGuard;
+/// fn lend<T: Sync>() {}
+/// lend::<ForkGuard<'static, std::cell::Cell<u32>>>();
+/// ```
+///
+/// ```
+/// use shared_numpy_core::sys::fork::ForkGuard;
+/// fn lend<T: Sync>() {}
+/// lend::<ForkGuard<'static, u32>>();
+/// ```
 #[derive(Debug)]
 pub struct ForkGuard<'a, T> {
     guarded: &'a ForkGuarded<T>,
+    /// Neither `Send` nor by itself `Sync`: a `ForkGuarded` is `Sync` whenever its value can
+    /// be moved, which says nothing about looking at it from two threads at a time.
+    _on_this_thread: PhantomData<*const ()>,
 }
+
+// SAFETY: through a shared guard the value can only be looked at, by all who have it.
+unsafe impl<T: Sync> Sync for ForkGuard<'_, T> {}
 
 impl<T> Deref for ForkGuard<'_, T> {
     type Target = T;

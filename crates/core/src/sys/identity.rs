@@ -2,6 +2,8 @@
 //!
 //! Guarantee: nothing here allocates, so that a freshly forked child may call it.
 
+#![allow(unsafe_code)]
+
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -19,6 +21,9 @@ pub struct Identity {
     pub pid_namespace: u64,
     /// The kernel's boot id, low and high half.
     pub boot: [u64; 2],
+    /// Which of the programs that it has run: `exec` keeps everything above and changes
+    /// this. A forked child has its parent's.
+    pub image: u64,
 }
 
 impl Identity {
@@ -45,8 +50,37 @@ impl Identity {
             start_ticks,
             pid_namespace: rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino),
             boot: Self::boot(),
+            image: image(),
         }
     }
+
+    /// Whether this is what process `other` was before it called `exec`, the two being
+    /// told by the same kernel. In doubt it is not.
+    pub fn has_become(&self, other: &Identity) -> bool {
+        let known = [self.pid, self.pid_namespace, self.image, other.image];
+        !known.contains(&0)
+            && self.pid == other.pid
+            && self.pid_namespace == other.pid_namespace
+            && self.boot == other.boot
+            && self.image != other.image
+    }
+}
+
+/// A hash of the random bytes that the kernel hands to each program that it starts. Short,
+/// since the C library makes secrets of them: three quarters of each stay unknown.
+fn image() -> u64 {
+    // SAFETY: any number may be asked for; what is not there is 0.
+    let address = unsafe { libc::getauxval(libc::AT_RANDOM) } as *const [u8; 16];
+    if address.is_null() {
+        return 0;
+    }
+    // SAFETY: the kernel put 16 bytes there, on the first thread's stack above all that
+    // runs, where they are mapped and readable as long as the program runs.
+    let bytes = unsafe { address.read_unaligned() };
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    hash >> 32 | 1 << 32
 }
 
 fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
@@ -74,6 +108,31 @@ mod tests {
         let own = Identity::own();
         assert_eq!(own.pid, u64::from(std::process::id()));
         assert!(own.start_ticks > 0 && own.pid_namespace > 0 && own.boot != [0, 0]);
+        assert!(own.image > 0);
         assert_eq!(own, Identity::own());
+    }
+
+    #[test]
+    fn only_another_program_of_the_same_process_is_what_it_has_become() {
+        let own = Identity::own();
+        let image = own.image ^ 1;
+        let before = Identity { image, ..own };
+        assert!(before.has_become(&own) && !own.has_become(&own));
+        for change in [
+            (|it| it.pid += 1) as fn(&mut Identity),
+            |it| it.pid_namespace += 1,
+            |it| it.boot[0] ^= 1,
+            |it| it.image = 0,
+        ] {
+            let mut other = before;
+            change(&mut other);
+            assert!(!other.has_become(&own) && !own.has_become(&other));
+        }
+        let nowhere = Identity {
+            pid_namespace: 0,
+            ..own
+        };
+        let before = Identity { image, ..nowhere };
+        assert!(!before.has_become(&nowhere));
     }
 }

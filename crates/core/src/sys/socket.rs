@@ -20,6 +20,10 @@ use rustix::net::{
 
 use super::fd::above_stdio;
 
+mod place;
+
+pub use place::{Bound, Listener, bind, connect};
+
 /// How much may wait to be read, as far as the system lets us (it counts some 750
 /// bytes for a small message): a burst that finds no room has to wait.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
@@ -58,27 +62,9 @@ fn unconnected() -> Result<OwnedFd, Errno> {
     Ok(roomy(socket))
 }
 
-/// Listens at an abstract address, which vanishes with the last descriptor of it.
-///
-/// # Errors
-///
-/// `EADDRINUSE` when somebody listens there already; the system's else.
-pub fn listen(name: &[u8]) -> Result<OwnedFd, Errno> {
+fn connect_to(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
     let socket = unconnected()?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
-}
-
-/// Connects to an abstract address. Never waits.
-///
-/// # Errors
-///
-/// `ECONNREFUSED` when nobody listens there, `EAGAIN` when too many others wait
-/// to be accepted; the system's else.
-pub fn connect(name: &[u8]) -> Result<OwnedFd, Errno> {
-    let socket = unconnected()?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    rustix::net::connect(&socket, address)?;
     Ok(socket)
 }
 
@@ -104,8 +90,8 @@ pub fn same_user(socket: impl AsFd) -> bool {
     peer(socket).is_some_and(|peer| peer.uid == rustix::process::geteuid().as_raw())
 }
 
-/// The pid, in our pid namespace, of the process that connected, listened or made the
-/// pair; `None` where we cannot see it.
+/// The pid, in our pid namespace, of the process that connected, called `listen` or made
+/// the pair; `None` where we cannot see it.
 pub fn peer_pid(socket: impl AsFd) -> Option<i32> {
     peer(socket).map(|peer| peer.pid).filter(|&pid| pid > 0)
 }
@@ -213,7 +199,10 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
         if let RecvAncillaryMessage::ScmRights(fds) = item {
             for fd in fds {
                 surplus |= attached.is_some();
-                attached.get_or_insert(fd);
+                // The program may have closed its standard output, say.
+                if let Ok(fd) = above_stdio(fd) {
+                    attached.get_or_insert(fd);
+                }
             }
         }
     }

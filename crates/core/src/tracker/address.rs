@@ -17,7 +17,7 @@ pub type Token = [u8; 16];
 /// What a process must know to reach a tracker and its group in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// The abstract socket name's random part. Not a secret: `/proc/net/unix` shows it.
+    /// The random part of the socket's name. Not a secret: `/proc/net/unix` shows it.
     pub name: Token,
     /// What a connecting process proves itself with. Kept out of everything on disk.
     pub cookie: Token,
@@ -30,7 +30,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The abstract socket name.
+    /// The socket's name.
     pub fn socket_name(&self) -> Vec<u8> {
         let mut name = b"shared_numpy.".to_vec();
         name.extend(hex(&self.name).bytes());

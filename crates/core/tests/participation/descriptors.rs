@@ -5,15 +5,17 @@ use crate::alone::scenarios;
 scenarios! {
     a_daemon_that_closes_everything_goes_on
     numbers_that_became_somebody_elses_are_left_alone
+    what_is_made_or_comes_is_nobodys_standard_output
     another_user_after_a_fork
     a_child_that_was_forked_without_descriptors_is_found_dead
 }
 
 mod scenarios {
-    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
     use shared_numpy_core::participation;
-    use shared_numpy_core::sys::fd;
+    use shared_numpy_core::sys::socket::{self, Received};
+    use shared_numpy_core::sys::{anon, fd};
 
     use crate::alone::*;
 
@@ -99,6 +101,24 @@ mod scenarios {
             assert!(number == pipe || inode(number) == expected, "{number}");
         }
         let _ = stranger.into_raw_fd();
+    }
+
+    pub(super) fn what_is_made_or_comes_is_nobodys_standard_output() {
+        let (sends, receives) = socket::pair().unwrap();
+        let file = stranger();
+        assert!(in_child(|| {
+            for number in 0..3 {
+                // SAFETY: as a daemon does, for good.
+                unsafe { libc::close(number) };
+            }
+            let made = anon::create(1).unwrap();
+            socket::send(sends.as_fd(), b"x", Some(file.as_fd())).unwrap();
+            let Ok(Received::Message(1, Some(came))) = socket::receive(&receives, &mut [0; 8])
+            else {
+                return false;
+            };
+            made.as_raw_fd() > 2 && came.as_raw_fd() > 2
+        }));
     }
 
     pub(super) fn another_user_after_a_fork() {

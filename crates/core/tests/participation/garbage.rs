@@ -25,8 +25,8 @@ mod scenarios {
     const ROUNDS: u64 = 20;
     /// Of scribbling, in each round.
     const STROKES: usize = 60;
-    /// A round takes a fraction of a second.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    /// A round takes a second; where garbage made a table of tokens as long as it can be, some.
+    const PATIENCE: Duration = Duration::from_secs(120);
     /// What lies before the data of a segment, more or less.
     const TABLES_BYTES: usize = 13 << 20;
 

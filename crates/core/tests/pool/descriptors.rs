@@ -2,10 +2,15 @@
 //! then have files of its own under their numbers.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared_numpy_core::error::Error;
+use shared_numpy_core::layout::FAMILY_BYTES;
 use shared_numpy_core::mapping::Mapping;
+use shared_numpy_core::pool::family::Family;
 use shared_numpy_core::pool::owner::PoolOptions;
+use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::sys::{anon, fd, shm};
 
 use crate::world::{World, is_stale};
@@ -27,6 +32,29 @@ fn take_numbers(world: &World) -> (OwnedFd, Vec<i32>) {
         assert_eq!(taken, number);
     }
     (stranger, numbers)
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_not_mapped_to_find_that_out() {
+    // Its owner writes and cuts it all the time; who reads such a file by way of a mapping
+    // is killed sooner or later.
+    let file = anon::create(FAMILY_BYTES as u64).unwrap();
+    let family = Arc::new(Family::create().unwrap().0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                shm::set_len(&file, 0).unwrap();
+                shm::set_len(&file, FAMILY_BYTES as u64).unwrap();
+            }
+        });
+        for _ in 0..20_000 {
+            let wrong = |error| matches!(error, Error::WrongSegment(_));
+            assert!(Family::attach(&file).is_err_and(wrong));
+            assert!(PoolSegment::attach(&file, Arc::clone(&family)).is_err_and(wrong));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

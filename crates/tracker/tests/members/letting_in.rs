@@ -8,6 +8,7 @@ use shared_numpy_core::members::MODE;
 use shared_numpy_core::members::client::{Connection, Launched};
 use shared_numpy_core::members::protocol::{Answer, Hello, Message, Status, VERSION};
 use shared_numpy_core::pool::family::Family;
+use shared_numpy_core::sys::feature;
 use shared_numpy_core::sys::process;
 use shared_numpy_core::sys::socket;
 
@@ -157,6 +158,10 @@ fn a_tracker_ends_that_nobody_says_anything_to() {
 #[test]
 fn two_trackers_of_a_family_do_not_stay_for_each_other() {
     // Abstract addresses are a network namespace's own, and so the second finds none taken.
+    if feature::is_disabled("abstract") {
+        println!("not checked: files are found from every network namespace");
+        return;
+    }
     let unshare = Path::new("/usr/bin/unshare");
     let may = std::process::Command::new(unshare)
         .args(["--net", "true"])
@@ -204,7 +209,7 @@ fn an_executable_that_is_no_tracker_is_an_answer_or_an_error_and_never_a_hang() 
     std::fs::create_dir(&directory).unwrap();
     let launch = |program: &Path| {
         let fd = family_fd.as_fd();
-        match Connection::launch(program, fd, family.id(), COOKIE, &mut || true) {
+        match Connection::launch(program, fd, &family, COOKIE, &mut || true) {
             Ok(Launched::Unavailable(reason)) => reason,
             Err(error) => error.to_string(),
             Ok(Launched::Up(_)) => panic!("{program:?} is no tracker"),

@@ -1,8 +1,8 @@
 //! The real members tracker, and real processes that die in every way.
 //!
 //! [`program`] is a process under remote control: this test binary, run again. `lives` has
-//! what happens to a family of them; `wire`, `keeping` and `letting_in` speak the protocol
-//! themselves, well and badly.
+//! what happens to a family of them; `wire`, `keeping`, `letting_in` and `users` speak the
+//! protocol themselves, well and badly.
 //! Waits are bounded by generous deadlines; no test measures time.
 
 #[path = "../common/mod.rs"]
@@ -12,6 +12,7 @@ mod letting_in;
 mod lives;
 mod program;
 mod told;
+mod users;
 mod wire;
 
 use common::{A_WHILE, answer, runs, signal, tracker, wait_until};

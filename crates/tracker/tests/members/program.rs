@@ -180,8 +180,9 @@ impl Puppet {
             ("launch_interrupted", []) => {
                 let (family, fd) = Family::create().unwrap();
                 self.me = Some(family.join().unwrap());
-                let (id, program) = (family.id(), Path::new(tracker()));
-                let launched = Connection::launch(program, fd.as_fd(), id, COOKIE, &mut || false);
+                let program = Path::new(tracker());
+                let launched =
+                    Connection::launch(program, fd.as_fd(), &family, COOKIE, &mut || false);
                 self.family = Some((Arc::new(family), fd));
                 match launched {
                     Err(error) => error.to_string(),
@@ -266,8 +267,8 @@ impl Puppet {
     fn launch(&mut self) -> String {
         let fd = self.family.as_ref().unwrap().1.as_fd();
         let program = Path::new(tracker());
-        let id = self.family().id();
-        match Connection::launch(program, fd, id, COOKIE, &mut || true).unwrap() {
+        let family = Arc::clone(self.family());
+        match Connection::launch(program, fd, &family, COOKIE, &mut || true).unwrap() {
             Launched::Up(connection) => {
                 assert_eq!(connection.joined(self.me.unwrap(), &mut || true), Ok(true));
                 let pid = connection.tracker_pid();

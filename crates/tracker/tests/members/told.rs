@@ -67,7 +67,7 @@ fn who_finds_its_family_full_has_one_of_its_own() {
     let (family, family_fd) = Family::create().unwrap();
     family.join().unwrap();
     let (program, fd) = (Path::new(tracker()), family_fd.as_fd());
-    let launched = Connection::launch(program, fd, family.id(), COOKIE, &mut || true).unwrap();
+    let launched = Connection::launch(program, fd, &family, COOKIE, &mut || true).unwrap();
     assert!(matches!(launched, Launched::Up(_)));
     while family.join().is_ok() {}
     let [low, high] = family.id();

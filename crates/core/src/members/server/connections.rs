@@ -12,12 +12,13 @@ use super::sleepers::Sleepers;
 use super::slots::Slots;
 use super::{Served, Server};
 use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
+use crate::helper::start::is_shortage;
 use crate::helper::wait::PATIENCE;
 use crate::layout::Participant;
 use crate::members::protocol::{self, Hello, Ready, Status};
-use crate::members::socket_name;
+use crate::members::{relatives, socket_name};
 use crate::pool::family::Family;
-use crate::sys::process;
+use crate::sys::process::{self, Reach};
 use crate::sys::socket;
 use crate::tracker::address::same_token;
 
@@ -41,7 +42,7 @@ pub(super) struct Peer {
 pub(super) enum Stage {
     /// The process that started the tracker; it has a second to say so.
     First(Instant),
-    /// Anybody of our user; closed at this time.
+    /// Anybody who may come; closed at this time.
     Unproven(Instant),
     /// It knows the cookie.
     Member(Member),
@@ -104,7 +105,10 @@ impl Server {
             if self.unproven() >= UNPROVEN_MAX {
                 return self.door.look_away(&self.epoll);
             }
-            match self.door.next(&self.epoll) {
+            let family = self.served.as_ref().map(|served| &served.family);
+            let may_come =
+                |socket: &OwnedFd| family.is_some_and(|family| relatives::may_come(socket, family));
+            match self.door.next(&self.epoll, may_come) {
                 Came::Somebody(socket) => {
                     let deadline = Instant::now() + PROOF_WITHIN;
                     // Fails only for want of memory; the peer sees its end closed.
@@ -155,7 +159,11 @@ impl Server {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let pid = peer.pid;
+        // We cannot look at another user's processes, unless we are root.
+        let is_stranger = peer
+            .pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .is_none_or(|pid| process::reach(pid) == Reach::Foreign);
         let (status, is_first) = match (&peer.stage, &self.served) {
             _ if hello.version != protocol::VERSION => (Status::Version, false),
             (Stage::First(_), None) if hello.serve => (self.begin(hello, attached), true),
@@ -175,7 +183,7 @@ impl Server {
             && let Some(served) = served
         {
             peer.stage = Stage::Member(Member::Joining(Instant::now() + PATIENCE));
-            if pid.is_none() {
+            if is_stranger {
                 served.slots.stranger_came();
             }
             if !is_first {
@@ -198,18 +206,26 @@ impl Server {
             Ok(family) if family.id() == hello.family => Arc::new(family),
             _ => return Status::Refused,
         };
-        match socket::listen(&socket_name(hello.family)) {
-            Ok(listener) => self.door.open(listener),
-            Err(Errno::ADDRINUSE) => return Status::AddressTaken,
-            Err(_) => return Status::NoAddress,
-        }
-        // The slots first: nobody would give back ours.
+        // Slots are known first: nobody would give back ours.
         let Ok(slots) = Slots::new(&family_fd) else {
             return Status::Busy;
         };
+        let bound = match socket::bind(&socket_name(hello.family)) {
+            Ok(bound) => bound,
+            Err(Errno::ADDRINUSE) => return Status::AddressTaken,
+            Err(errno) if is_shortage(errno) => return Status::Busy,
+            Err(_) => return Status::NoAddress,
+        };
+        // Before anybody can come, who may have to look for it.
         let Ok(me) = family.join_as_tracker() else {
             return Status::Busy;
         };
+        let Ok(listener) = bound.listen() else {
+            // An error would be that of a slot that does not exist.
+            let _ = family.declare_dead(me);
+            return Status::NoAddress;
+        };
+        self.door.open(listener);
         self.served = Some(Served {
             family,
             family_fd,

@@ -353,7 +353,9 @@ impl Served {
     fn look_after(&mut self, epoll: &OwnedFd) -> Result<()> {
         let now = Instant::now();
         if !self.family.counts(self.me) {
-            // Somebody took us for dead. Then what we closed is somebody else's to close.
+            // Somebody took us for dead. Then what we closed is somebody else's to close. If
+            // the dead have all slots, it is known at least that nobody else is left.
+            self.slots.discover(&self.family, self.me, epoll, now)?;
             self.me = self.family.join_as_tracker()?;
             self.segments.forget_orphans();
         }

@@ -10,7 +10,7 @@ use super::peer::{Peer, Stage};
 use super::{GUARDIAN, Server};
 use crate::helper::door::{Came, PROOF_WITHIN, UNPROVEN_MAX};
 use crate::sys::process::{self, ProcessId};
-use crate::sys::socket;
+use crate::sys::socket::{self, Bound};
 use crate::tracker::address::{Address, Token, same_token};
 use crate::tracker::marker;
 use crate::tracker::protocol::{self, Hello, Malformed, Ready, Status};
@@ -45,7 +45,10 @@ impl Server {
             if self.unproven() >= UNPROVEN_MAX {
                 return self.door.look_away(&self.epoll);
             }
-            match self.door.next(&self.epoll) {
+            match self
+                .door
+                .next(&self.epoll, |socket| socket::same_user(socket))
+            {
                 Came::Somebody(socket) => {
                     let deadline = Instant::now() + PROOF_WITHIN;
                     // Fails only for want of memory; the peer sees its end closed.
@@ -147,14 +150,14 @@ impl Server {
                 group: hello.group,
                 exporter: 0,
             };
-            match socket::listen(&address.socket_name()) {
+            match socket::bind(&address.socket_name()).and_then(Bound::listen) {
                 Ok(listener) => {
                     self.door.open(listener);
                     self.address = hello.address;
                 }
                 Err(Errno::ADDRINUSE) => return Status::AddressTaken,
-                // No such sockets here: only children that inherit a connection
-                // find us.
+                // No place for a socket here: only children that inherit a
+                // connection find us.
                 Err(_) => {}
             }
         }
