@@ -33,5 +33,6 @@ pub mod protocol;
 pub mod rows;
 #[cfg(not(loom))]
 pub mod segment;
+mod settled;
 #[cfg(not(loom))]
 pub mod tokens;

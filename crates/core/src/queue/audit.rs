@@ -16,7 +16,7 @@ use crate::layout::latest::{FRAME_TABLE, FRAMES, Frame, LATEST_KIND, LatestHeade
 use crate::layout::queues::{
     FIRST_RING, HANDLE_BYTES, QUEUE_KIND, QueueHeader, RING_TABLE, RINGS, Ring,
 };
-use crate::layout::{Participant, Place};
+use crate::layout::{Participant, Place, WORD_BITS};
 use crate::lock::word::owner;
 use crate::participation::Handle;
 use crate::pool::protocol::is_open;
@@ -160,20 +160,21 @@ fn alive(container: &Container, known: &Known<'_>, wanted: BTreeSet<Name>) -> Op
 /// Whether nobody holds a block but by tokens that are in itself; `None` if that cannot be
 /// told.
 fn is_free(segment: &PoolSegment, block: usize, container: &Container) -> Option<bool> {
-    let held = segment.scan(block / 64).ok()??;
-    if held.by_rows >> (block % 64) & 1 == 1 {
-        return Some(false);
-    }
-    let tokens = segment.tokens_in_flight().ok()?;
-    let mut others = tokens
-        .iter()
-        .filter(|it| it.block == block as u64 && it.container.as_ref() != Some(container));
-    if others.next().is_some() {
-        return Some(false);
-    }
-    // Who claimed one meanwhile has set a bit, as a token's sender has.
-    let held = segment.scan(block / 64).ok()??;
-    Some(held.by_rows >> (block % 64) & 1 == 0)
+    let held = segment.is_held_at_once(block, || {
+        let Some(held) = segment.scan(block / WORD_BITS)? else {
+            return Ok(None);
+        };
+        let is_in_row = held.by_rows >> (block % WORD_BITS) & 1 == 1;
+        Ok(Some(is_in_row || is_in_others(segment, block, container)?))
+    });
+    Some(!held.ok()??)
+}
+
+/// Whether a token holds a block that is not in this same block.
+fn is_in_others(segment: &PoolSegment, block: usize, container: &Container) -> Result<bool> {
+    let tokens = segment.tokens_in_flight()?;
+    let mut of_it = tokens.iter().filter(|it| it.block == block as u64);
+    Ok(of_it.any(|it| it.container.as_ref() != Some(container)))
 }
 
 /// A queue as somebody sees it who need not have it.
