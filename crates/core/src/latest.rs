@@ -96,7 +96,7 @@ impl Latest {
             return Err(Error::WrongSegment("there is no channel in this block"));
         }
         let container = root.container()?;
-        root.remember_container()?;
+        root.open_channel()?;
         Ok(Latest {
             root,
             mapping,
@@ -473,6 +473,7 @@ impl Drop for Latest {
     fn drop(&mut self) {
         // An error is that of a damaged channel, in which nothing can be found.
         let _ = self.let_frames_go();
+        participation::queues::close_channel(&self.container);
     }
 }
 

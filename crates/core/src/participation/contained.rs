@@ -88,6 +88,7 @@ pub(crate) fn send_within(
     let before = handles.len();
     let now_s = clock::monotonic_s();
     let mut registry = lock();
+    registry.queues.note_sends(container);
     for hold in holds {
         match send_one(&mut registry, hold, container, now_s) {
             Ok(handle) => handles.push(handle),
