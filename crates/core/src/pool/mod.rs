@@ -33,6 +33,7 @@ pub mod protocol;
 pub mod rows;
 #[cfg(not(loom))]
 pub mod segment;
+#[cfg(not(loom))]
 mod settled;
 #[cfg(not(loom))]
 pub mod tokens;
