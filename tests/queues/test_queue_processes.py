@@ -138,6 +138,7 @@ def test_there_and_back(context):
     a.unlink()
 
 
+@needs_tracker
 def test_multiprocessings_queue_takes_arrays_too(context):
     queue = context.Queue()
     process = context.Process(target=produce, args=(queue, 3))
