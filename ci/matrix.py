@@ -5,7 +5,8 @@ What this file guarantees:
 
 * run are: the check of the wheel; the Rust tests; for each CPython found our pytest suite against the *installed wheel*
   (it is asked where the package comes from); the array tests on the oldest and the newest, and the Rust tests of pools, as if
-  the system lacked each of its features (``SHARED_NUMPY_DISABLE``) and all of them;
+  the system lacked each of its features (``SHARED_NUMPY_DISABLE``) and all of them; those of queues, channels and locks on the
+  newest, as if it lacked a tracker;
   CPython's own tests, by ``tests/conformance/run.py``;
 * exit status 0 only if all of that ran, each interpreter had at least one test, nothing failed, nothing stayed in /dev/shm
   and no tracker stayed alive; with ``CI=true`` also only if 3.6 and 3.7 were there;
@@ -42,7 +43,9 @@ CONFORMANCE_LIMIT_S = 30 * 60
 # What may be missing on a system, as ``SHARED_NUMPY_DISABLE`` has it, and what is tested without it.
 FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "abstract", "memory_check",
             "memfd,o_tmpfile,pidfd,populate,tracker,abstract,memory_check"]
-ARRAY_TESTS = "arrays"
+ARRAY_TESTS = ["arrays"]
+# What is tested besides without a tracker, which most of it can do without.
+SHARING_TESTS = ["queues", "test_latest*.py", "test_synchronize*.py"]
 RUST_FEATURES = "memfd,pidfd,abstract"
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
@@ -149,10 +152,10 @@ def rust_tally(job):
 
 # Our own suite.
 
-def suite_job(interpreter, without=""):
+def suite_job(interpreter, without="", only=()):
     """pytest in this interpreter's environment, with a working directory from which only the installed package is seen.
 
-    With ``without`` only the array tests, and without these features of the system.
+    With ``without`` only these of the tests, and without these features of the system.
     """
     python = os.path.join(VENVS, interpreter.tag, "bin", "python")
     scratch = os.path.join(ROOT, "build", "test-cwd", label(interpreter, without))
@@ -161,7 +164,8 @@ def suite_job(interpreter, without=""):
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.path.join(ROOT, "pyproject.toml"), "--rootdir", ROOT,
                "--junitxml", junit_path(interpreter, without)]
     tests = os.path.join(ROOT, "tests")
-    command.append(os.path.join(tests, ARRAY_TESTS) if without else tests)
+    paths = [glob.glob(os.path.join(tests, pattern)) for pattern in only]
+    command += sorted(path for some in paths for path in some) or [tests]
     if os.path.exists(junit_path(interpreter, without)):
         os.remove(junit_path(interpreter, without))
     log = os.path.join(LOGS, label(interpreter, without) + "-suite.log")
@@ -350,7 +354,9 @@ def main():
         work[rust_fallback_job()] = ("rust fallback", None)
         for features in FEATURES:
             for interpreter in taken[-1:] + taken[:-1][:1]:
-                work[suite_job(interpreter, features)] = ("fallback", (interpreter, features))
+                is_more = interpreter is taken[-1] and "tracker" in features.split(",")
+                job = suite_job(interpreter, features, ARRAY_TESTS + (SHARING_TESTS if is_more else []))
+                work[job] = ("fallback", (interpreter, features))
     results = {"wheel": None, "rust": None, "suites": {}, "fallbacks": {}, "conformance": None, "table": {}}
     count = [0, len(work) + ("conformance" in parts)]
 

@@ -15,7 +15,7 @@ METHODS = ("fork", "spawn", "forkserver")
 OLD = sys.version_info < (3, 8)
 MARK = "SHARED_NUMPY_TEST_PROGRAM"
 TRACKER = "shared-numpy-tracker"
-# What SHARED_NUMPY_DISABLE says; `ci/matrix.py` has the array tests run without each feature.
+# What SHARED_NUMPY_DISABLE says; `ci/matrix.py` has the array tests run without each feature, and more without a tracker.
 DISABLED = [each.strip() for each in os.environ.get("SHARED_NUMPY_DISABLE", "").split(",") if each.strip()]
 needs_tracker = pytest.mark.skipif(
     "tracker" in DISABLED, reason="SHARED_NUMPY_DISABLE=tracker: what a process sent is out of reach when it has ended")

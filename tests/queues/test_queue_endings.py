@@ -2,7 +2,7 @@
 
 import pytest
 
-from programs import run
+from programs import needs_tracker, run
 
 START = """
     import multiprocessing, os, signal, sys, threading, time
@@ -28,6 +28,7 @@ def test_a_thread_that_waits_when_the_program_ends(tmp_path, wait, end):
     """.format(wait, end)) == ""
 
 
+@needs_tracker
 def test_a_producer_that_exits_right_after_its_put(tmp_path, context):
     assert run(tmp_path, START + """
     def work(queue):
@@ -94,6 +95,7 @@ def test_the_last_peer_was_killed(tmp_path, context):
     """, context.get_start_method()) == "died\n" * 6 + "1 None 5\n"
 
 
+@needs_tracker
 def test_what_a_producer_leaves_outlives_it(tmp_path, context):
     """Locks and queues too, which expire in other pickles when their sender has ended."""
     assert run(tmp_path, START + """

@@ -23,7 +23,7 @@ use crate::layout::queues::HANDLE_BYTES;
 use crate::lock::kernel::System;
 use crate::lock::wait::{Nap, Naps, Stop, Wait};
 use crate::mapping::Mapping;
-use crate::participation::contained::{attach_for, end_tokens, send_within};
+use crate::participation::contained::{attach_for, end_tokens, end_tokens_of_any, send_within};
 use crate::participation::{self, Asking, Handle, Hold, Sent};
 use crate::pool::tokens::Container;
 use crate::queue::protocol;
@@ -96,7 +96,7 @@ impl Latest {
             return Err(Error::WrongSegment("there is no channel in this block"));
         }
         let container = root.container()?;
-        root.remember_container()?;
+        root.open_channel()?;
         Ok(Latest {
             root,
             mapping,
@@ -198,7 +198,8 @@ impl Latest {
     ///
     /// As [`Hold::send`].
     pub fn prepare(&self, frame: &Hold, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-        frame.tell(keep_going)
+        frame.tell(keep_going)?;
+        self.root.tell_as_container(keep_going)
     }
 
     /// Publishes a block that the caller has filled, the first `bytes` of it, as the newest
@@ -217,13 +218,10 @@ impl Latest {
         if bytes > frame.size_bytes() {
             return Err(Error::NotAllowed("a frame is longer than its block"));
         }
-        let me = self.root.me()?;
-        if self.writer()?.load(Ordering::Acquire) != me.pack() {
-            return Err(Error::NotAllowed(
-                "this process is not the channel's writer",
-            ));
-        }
-        frame.tell(keep_going)?;
+        self.check_writer()?;
+        self.prepare(frame, keep_going)?;
+        // It may have forked: then this is a child, and its parent the writer.
+        self.check_writer()?;
         let number = self
             .newest()?
             .load(Ordering::Relaxed)
@@ -358,6 +356,15 @@ impl Latest {
         }
     }
 
+    fn check_writer(&self) -> Result<()> {
+        if self.is_writer()? {
+            return Ok(());
+        }
+        Err(Error::NotAllowed(
+            "this process is not the channel's writer",
+        ))
+    }
+
     /// Takes a frame's block by its generation: the token stays, for the others.
     fn take(&self, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -> Result<Hold> {
         let handle = Handle {
@@ -454,7 +461,7 @@ impl Latest {
         if !self.root.is_dropped() && self.root.is_last_holder()? {
             for index in 0..FRAMES as u64 {
                 if let Some(entry) = self.entry(entry_offset(index))? {
-                    end_tokens(&[entry.handle]);
+                    end_tokens_of_any(&[entry.handle]);
                 }
             }
         }
@@ -466,6 +473,7 @@ impl Drop for Latest {
     fn drop(&mut self) {
         // An error is that of a damaged channel, in which nothing can be found.
         let _ = self.let_frames_go();
+        participation::queues::close_channel(&self.container);
     }
 }
 

@@ -9,7 +9,7 @@ use queue_common::{bytes, fill, in_use, is_filled, on, queue, settle, with};
 use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation;
-use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
+use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions, forget_bell};
 use shared_numpy_core::sys::doorbell::Doorbell;
 
 const NO_WAIT: Option<u64> = Some(0);
@@ -51,6 +51,34 @@ fn one_process() {
     what_is_not_a_queue_is_refused();
     many_blocks_are_in_flight_at_a_time();
     who_waits_without_a_thread_is_rung();
+    bells_that_are_no_more_leave_room_for_others();
+}
+
+fn bells_that_are_no_more_leave_room_for_others() {
+    let queue = queue(QueueOptions::default());
+    let is_rung = |bell: &Doorbell| {
+        assert_eq!(queue.ring_for_items(bell), Ok(true));
+        put(&queue, b"x");
+        get(&queue);
+        bell.hush()
+    };
+    // As many event loops, one after the other.
+    for _ in 0..100 {
+        assert!(is_rung(&Doorbell::new().unwrap()));
+    }
+    // Each goes when it ends, also where the socket stays: a child has it.
+    let bells: Vec<_> = (0..100).map(|_| Doorbell::new().unwrap()).collect();
+    for bell in &bells {
+        assert!(is_rung(bell));
+        forget_bell(bell);
+    }
+    // As many as there is room for at a time.
+    let (first, rest) = bells.split_at(32);
+    assert!(first.iter().all(is_rung));
+    let full = queue.ring_for_items(&rest[0]);
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    drop(bells);
+    settle(vec![queue]);
 }
 
 fn what_is_put_is_got_in_order() {

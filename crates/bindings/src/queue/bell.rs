@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
+use shared_numpy_core::queue::forget_bell;
 use shared_numpy_core::sys::doorbell::Doorbell;
 
 use super::{PyQueue, failure};
@@ -14,6 +15,12 @@ use super::{PyQueue, failure};
 #[pyclass(module = "shared_numpy._core", frozen)]
 struct Bell {
     bell: Doorbell,
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        forget_bell(&self.bell);
+    }
 }
 
 #[pymethods]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::exchange;
 use super::fork::in_one_process;
 use super::handle::{Handle, Hints};
-use super::registry::{HeldBlock, Kept, Registry, SegmentId, lock};
+use super::registry::{HeldBlock, Kept, Kind, Registry, SegmentId, lock};
 use super::tracker::ensure_told;
 use super::{Hold, membership};
 use crate::error::{Error, Result};
@@ -56,6 +56,21 @@ impl Hold {
         let segment = self.held.segment;
         in_one_process(keep_going, |keep_going| ensure_told(segment, keep_going))
     }
+
+    /// The same for what blocks are about to be put into: once nobody has it any more the
+    /// tracker ends what is in it, also where no owner of that has ever heard of it.
+    pub(crate) fn tell_as_container(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+        let segment = self.held.segment;
+        let was_received = {
+            let mut registry = lock();
+            let local = registry.local(segment).ok_or(Error::Dropped)?;
+            matches!(local.kind, Kind::Attached { fd: None, .. })
+        };
+        if was_received {
+            return Ok(()); // by whoever sent it
+        }
+        self.tell(keep_going)
+    }
 }
 
 /// Makes tokens for blocks that go into `container`, and appends their handles. On an
@@ -73,6 +88,7 @@ pub(crate) fn send_within(
     let before = handles.len();
     let now_s = clock::monotonic_s();
     let mut registry = lock();
+    registry.queues.note_sends(container);
     for hold in holds {
         match send_one(&mut registry, hold, container, now_s) {
             Ok(handle) => handles.push(handle),
@@ -153,6 +169,15 @@ pub(crate) fn end_tokens(handles: &[Handle]) {
             // An error is that of a damaged segment, whose tokens mean nothing.
             let _ = segment.withdraw_token(token, handle.block as usize);
         }
+    }
+}
+
+/// The same for handles that others sent, which are thrown away: what is not at hand is
+/// attached for it. What is out of reach even so is ended by a look at the container.
+pub(crate) fn end_tokens_of_any(handles: &[Handle]) {
+    for handle in handles {
+        let _kept = attach_for(handle, &mut || true);
+        end_tokens(std::slice::from_ref(handle));
     }
 }
 

@@ -17,7 +17,7 @@
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),
 //! `tracker` (who keeps what was sent), [`contained`] (what queues need), `queues` (which
-//! queues are open here), `presence` (what locks ask), `growth` (what pools ask before they
+//! queues are open here), `peers` (who else has them), `presence` (what locks ask), `growth` (what pools ask before they
 //! grow), [`stats`].
 //!
 //! Where this differs from the design's rule P5: no socket is passed in the handlers. The
@@ -31,6 +31,7 @@ mod fork;
 mod growth;
 pub mod handle;
 mod membership;
+mod peers;
 mod presence;
 pub(crate) mod queues;
 mod registry;

@@ -3,17 +3,21 @@
 //! Guarantees: a process that has a queue open, through whatever fork, stands in the
 //! queue's table of peers from then until it closes it. Who came to it by itself, is in there
 //! and does not count any more has died (rule P7); a child is in there from before its birth,
-//! as one that has not come yet, for it may never be born or become another program.
+//! as one that has not come yet, for it may never be born or become another program. What was
+//! closed is remembered only while tokens of ours may be in it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Hold;
 use super::growth::Asking;
+use super::peers::{HAS_COME, IS_TO_COME, leave, peer, write_peer};
 use super::registry::{Membership, Registry, lock};
 use crate::error::{Error, Result};
-use crate::layout::{Packed, Participant, SLOTS, WORD_BYTES};
+use crate::layout::{Participant, SLOTS};
 use crate::mapping::Mapping;
+use crate::pool::protocol;
 use crate::pool::segment::PoolSegment;
 use crate::pool::tokens::Container;
 use crate::queue::audit;
@@ -21,17 +25,52 @@ use crate::queue::audit;
 /// Somebody died, or memory is short: tokens in queues are to be looked at.
 static AUDIT_DUE: AtomicBool = AtomicBool::new(false);
 
-/// A queue that is open here.
+/// Below this many queues none is worth an audit of its own.
+const FEW: usize = 64;
+
+/// The queues and channels that are open here, or were.
 #[derive(Debug)]
-pub(super) struct OpenQueue {
+pub(super) struct Queues {
+    known: BTreeMap<Container, OpenQueue>,
+    /// How many there were after the last audit.
+    after_audit: usize,
+}
+
+/// A queue or channel that is open here.
+#[derive(Debug)]
+struct OpenQueue {
     family: usize,
-    container: Container,
     segment: Arc<PoolSegment>,
     /// Where its table of peers begins in the mapping, if it has one.
     peers: Option<usize>,
     /// How many objects have it open; none: it was closed, and is remembered because
     /// tokens of ours may be in it.
     opens: usize,
+    /// How often tokens were made that are in it.
+    sends: u64,
+}
+
+impl Queues {
+    pub(super) const fn new() -> Self {
+        Queues {
+            known: BTreeMap::new(),
+            after_audit: 0,
+        }
+    }
+
+    /// Tokens are about to be made that are in this one.
+    pub(super) fn note_sends(&mut self, container: &Container) {
+        if let Some(known) = self.known.get_mut(container) {
+            known.sends += 1;
+        }
+    }
+
+    /// Closed ones that were sent to stay until an audit: it comes before they are many.
+    fn note_growth(&self) {
+        if self.known.len() > FEW.max(2 * self.after_audit) {
+            want_audit();
+        }
+    }
 }
 
 /// Who else has a queue.
@@ -77,21 +116,19 @@ impl Hold {
         let family = local.family;
         let me = registry.families[family].ensure_me()?;
         write_peer(segment.mapping(), peers, me, HAS_COME)?;
-        let known = registry
-            .queues
-            .iter_mut()
-            .find(|it| it.container == container);
-        match known {
-            Some(known) => known.opens += 1,
-            None => registry.queues.push(OpenQueue {
-                family,
-                container,
-                segment,
-                peers: Some(peers),
-                opens: 1,
-            }),
-        }
+        registry.open(container, family, segment, Some(peers));
         Ok(me)
+    }
+
+    /// Says that this process has the channel in this block: tokens of ours may be in it.
+    pub(crate) fn open_channel(&self) -> Result<()> {
+        let container = self.container()?;
+        let mut registry = lock();
+        let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
+        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let family = local.family;
+        registry.open(container, family, segment, None);
+        Ok(())
     }
 
     /// In a forked child that has a use for the queue: it has come; who it is there.
@@ -99,8 +136,8 @@ impl Hold {
         let me = self.me()?;
         let container = self.container()?;
         let registry = lock();
-        let mut queues = registry.queues.iter();
-        if let Some(queue) = queues.find(|it| it.container == container && it.opens > 0)
+        let queue = registry.queues.known.get(&container);
+        if let Some(queue) = queue.filter(|it| it.opens > 0)
             && let Some(peers) = queue.peers
         {
             write_peer(queue.segment.mapping(), peers, me, HAS_COME)?;
@@ -112,10 +149,7 @@ impl Hold {
     pub(crate) fn close_queue(&self) -> Result<Closed> {
         let container = self.container()?;
         let mut registry = lock();
-        let known = registry
-            .queues
-            .iter_mut()
-            .find(|it| it.container == container);
+        let known = registry.queues.known.get_mut(&container);
         let Some(known) = known.filter(|it| it.opens > 0) else {
             return Ok(Closed::OpenHere);
         };
@@ -132,26 +166,10 @@ impl Hold {
         if is_last && !is_others(&segment, container.place.block, member.me)? {
             return Ok(Closed::Everywhere);
         }
+        let forgotten = registry.forget_unless_sent_to(&container);
+        drop(registry);
+        drop(forgotten);
         Ok(Closed::OpenElsewhere)
-    }
-
-    /// Remembers the block as what tokens of ours may be in.
-    pub(crate) fn remember_container(&self) -> Result<()> {
-        let container = self.container()?;
-        let mut registry = lock();
-        let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
-        let family = local.family;
-        if registry.queues.iter().all(|it| it.container != container) {
-            registry.queues.push(OpenQueue {
-                family,
-                container,
-                segment,
-                peers: None,
-                opens: 0,
-            });
-        }
-        Ok(())
     }
 
     /// Whether nobody else holds the block, and no token; of two that ask while they let
@@ -193,12 +211,47 @@ impl Hold {
     }
 }
 
+/// Takes one [`Hold::open_channel`] back.
+pub(crate) fn close_channel(container: &Container) {
+    let mut registry = lock();
+    if let Some(known) = registry.queues.known.get_mut(container) {
+        known.opens = known.opens.saturating_sub(1);
+    }
+    let forgotten = registry.forget_unless_sent_to(container);
+    drop(registry);
+    drop(forgotten);
+}
+
+/// Forgets a queue that was closed everywhere and in which nothing is left.
+pub(crate) fn forget_queue(container: &Container) {
+    let mut registry = lock();
+    let known = registry.queues.known.get(container);
+    let is_closed = known.is_some_and(|it| it.opens == 0);
+    let forgotten = is_closed.then(|| registry.queues.known.remove(container));
+    drop(registry);
+    drop(forgotten);
+}
+
+/// Calls `work` for each queue that is open here, with its memory, where its table of peers
+/// begins, and who this process is there. Under the lock: it must not lock, wait or fail.
+pub(crate) fn for_each_open(work: &mut dyn FnMut(&Mapping, usize, Participant)) {
+    let registry = lock();
+    for queue in registry.queues.known.values() {
+        if queue.opens > 0
+            && let Some(peers) = queue.peers
+            && let Some(me) = registry.families[queue.family].me
+        {
+            work(queue.segment.mapping(), peers, me);
+        }
+    }
+}
+
 /// Says that this process is about to end and puts and gets no more: that it ends is no
 /// death to those who wait in its queues, and neither are the deaths before it. What it has
 /// open stays usable meanwhile.
 pub fn leave_queues() {
     let registry = lock();
-    for queue in &registry.queues {
+    for queue in registry.queues.known.values() {
         if queue.opens > 0
             && let Some(peers) = queue.peers
         {
@@ -212,32 +265,40 @@ pub fn leave_queues() {
     }
 }
 
-/// Takes this process out of a table of peers, and the dead with it: the last one to go did
-/// not die. Whether nobody is left.
-fn leave(mapping: &Mapping, peers: usize, member: &Membership) -> Result<bool> {
-    if let Some(me) = member.me {
-        erase_peer(mapping, peers, me)?;
-    }
-    // Of two that leave at once, both may find that nobody is left.
-    crate::sync::fence(Ordering::SeqCst);
-    let mut is_last = true;
-    for slot in 0..SLOTS {
-        if let Some((who, _)) = peer(mapping, peers, slot)? {
-            if member.is_gone(who, Asking::WhileWaiting) {
-                erase_peer(mapping, peers, who)?;
-            } else {
-                is_last = false;
-            }
-        }
-    }
-    Ok(is_last)
-}
-
 impl Registry {
+    fn open(
+        &mut self,
+        container: Container,
+        family: usize,
+        segment: Arc<PoolSegment>,
+        peers: Option<usize>,
+    ) {
+        let known = self.queues.known.entry(container);
+        let known = known.or_insert(OpenQueue {
+            family,
+            segment,
+            peers,
+            opens: 0,
+            sends: 0,
+        });
+        known.opens += 1;
+        self.queues.note_growth();
+    }
+
+    /// Forgets what is closed and was never sent to; to be dropped without the lock.
+    fn forget_unless_sent_to(&mut self, container: &Container) -> Option<OpenQueue> {
+        let known = self.queues.known.get(container)?;
+        let is_needed = known.opens > 0 || known.sends > 0;
+        if is_needed {
+            return None;
+        }
+        self.queues.known.remove(container)
+    }
+
     /// Before a fork: the child has the queues that its parent has, from before it exists.
     /// Allocates nothing.
     pub(super) fn count_child_in_queues(&self, family: usize, child: Participant) {
-        for queue in &self.queues {
+        for queue in self.queues.known.values() {
             if queue.family == family
                 && queue.opens > 0
                 && let Some(peers) = queue.peers
@@ -249,11 +310,12 @@ impl Registry {
     }
 }
 
-/// Also who has received it a moment ago and not opened it yet.
-fn is_held_by_others(segment: &PoolSegment, block: usize, me: Participant) -> Result<bool> {
+/// Also who has received it a moment ago and not opened it yet. Who has no row itself is
+/// nobody in the rows: whoever holds it there is another.
+fn is_held_by_others(segment: &PoolSegment, block: usize, me: Option<Participant>) -> Result<bool> {
     for row in 0..segment.rows_high()? {
         if let Some(who) = segment.row_participant(row)?
-            && who != me
+            && Some(who) != me
             && segment.family().counts(who)
             && segment.is_held_by(who, block)?
         {
@@ -268,60 +330,16 @@ fn is_in_flight(segment: &PoolSegment, block: usize) -> Result<bool> {
     Ok(tokens.iter().any(|token| token.block == block as u64))
 }
 
-/// Whether somebody else has a block: holds it, or is to receive it. A hold may move from a
-/// token into a row, or on, while this looks: so it looks at both, and once more.
+/// Whether somebody else has a block: holds it, or is to receive it. In doubt somebody has.
 fn is_others(segment: &PoolSegment, block: usize, me: Option<Participant>) -> Result<bool> {
-    is_in_either(
-        || me.map_or(Ok(false), |me| is_held_by_others(segment, block, me)),
-        || is_in_flight(segment, block),
-    )
-}
-
-fn is_in_either(row: impl Fn() -> Result<bool>, token: impl Fn() -> Result<bool>) -> Result<bool> {
-    Ok(row()? || token()? || row()?)
-}
-
-// States of a peer word.
-/// It has opened the queue, or used it.
-const HAS_COME: u64 = 1;
-/// Its parent has it, and forked: it may never be born, or call `exec`.
-const IS_TO_COME: u64 = 2;
-
-fn peer_word(who: Participant, state: u64) -> u64 {
-    let (by, generation) = (who.slot, who.generation);
-    Packed {
-        state,
-        by,
-        generation,
-    }
-    .pack()
-}
-
-fn write_peer(mapping: &Mapping, peers: usize, who: Participant, state: u64) -> Result<()> {
-    let word = mapping.shared_word(peers + who.slot * WORD_BYTES)?;
-    word.store(peer_word(who, state), Ordering::SeqCst);
-    Ok(())
-}
-
-fn erase_peer(mapping: &Mapping, peers: usize, who: Participant) -> Result<()> {
-    let word = mapping.shared_word(peers + who.slot * WORD_BYTES)?;
-    for state in [HAS_COME, IS_TO_COME] {
-        let seen = peer_word(who, state);
-        // Fails when the slot's next life has opened it: that one stays.
-        let _ = word.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-fn peer(mapping: &Mapping, peers: usize, slot: usize) -> Result<Option<(Participant, u64)>> {
-    let word = mapping.shared_word(peers + slot * WORD_BYTES)?;
-    let Packed {
-        state,
-        by,
-        generation,
-    } = Packed::unpack(word.load(Ordering::Acquire));
-    let is_one = by == slot && matches!(state, HAS_COME | IS_TO_COME);
-    Ok(is_one.then_some((Participant { slot, generation }, state)))
+    let held = segment.is_held_at_once(block, || {
+        let look = || is_held_by_others(segment, block, me);
+        match protocol::scan(segment.moves()?, look)? {
+            Some(false) => is_in_flight(segment, block).map(Some),
+            seen => Ok(seen),
+        }
+    })?;
+    Ok(held.unwrap_or(true))
 }
 
 /// Asks for a look at the tokens in queues, as soon as no lock is held.
@@ -340,53 +358,40 @@ pub(crate) fn audit_if_due() {
 /// Ends the tokens of this process's segments that are in queues nobody has any more, or
 /// that a death left behind; how many.
 pub(crate) fn audit_all() -> Result<usize> {
-    let (segments, containers) = {
+    let (segments, containers, closed) = {
         let mut registry = lock();
         let mut segments = Vec::new();
         for id in registry.ids() {
             segments.push(Arc::clone(registry.holder(id)?.segment()));
         }
-        let known = registry.queues.iter();
-        let containers: Vec<_> = known.map(|it| Arc::clone(&it.segment)).collect();
-        (segments, containers)
+        let known = &registry.queues.known;
+        let containers: Vec<_> = known.values().map(|it| Arc::clone(&it.segment)).collect();
+        let closed = known.iter().filter(|(_, it)| it.opens == 0);
+        let closed: Vec<_> = closed.map(|(name, it)| (*name, it.sends)).collect();
+        (segments, containers, closed)
     };
     let ended = audit::end_dead_tokens(&segments, &containers)?;
     // Queues that were closed here and in which nothing of ours is left are forgotten.
-    let mut in_use = Vec::new();
+    let mut in_use = BTreeSet::new();
     for segment in &segments {
         let tokens = segment.tokens_in_flight()?;
         in_use.extend(tokens.into_iter().filter_map(|token| token.container));
     }
     let mut registry = lock();
-    let forgotten: Vec<OpenQueue> = registry
-        .queues
-        .extract_if(.., |it| it.opens == 0 && !in_use.contains(&it.container))
-        .collect();
+    let mut forgotten = Vec::new();
+    for (container, sends) in closed {
+        let known = registry.queues.known.get(&container);
+        // What was sent to it since is not among the tokens that were read.
+        let is_as_before = known.is_some_and(|it| (it.opens, it.sends) == (0, sends));
+        if is_as_before && !in_use.contains(&container) {
+            forgotten.extend(registry.queues.known.remove(&container));
+        }
+    }
+    registry.queues.after_audit = registry.queues.known.len();
     drop(registry);
     drop(forgotten);
     Ok(ended)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::is_in_either;
-
-    #[test]
-    fn a_hold_that_moves_is_found() {
-        for moves_after in 0..4 {
-            for is_in_row in [false, true] {
-                let (looks, is_in_row) = (Cell::new(0), Cell::new(is_in_row));
-                let look = |wants_row: bool| {
-                    let found = is_in_row.get() == wants_row;
-                    if looks.replace(looks.get() + 1) == moves_after {
-                        is_in_row.set(!is_in_row.get());
-                    }
-                    Ok(found)
-                };
-                assert_eq!(is_in_either(|| look(true), || look(false)), Ok(true));
-            }
-        }
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Options;
 use super::growth::{self, Asking, Watch};
-use super::queues::OpenQueue;
+use super::queues::Queues;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::members::client::Connection;
@@ -41,7 +41,7 @@ pub(super) struct Registry {
     /// Family, owner, number of the segment.
     pub(super) by_key: BTreeMap<Key, SegmentId>,
     /// Queues that are open here, or were.
-    pub(super) queues: Vec<OpenQueue>,
+    pub(super) queues: Queues,
 }
 
 type Key = (usize, Participant, u64);
@@ -210,7 +210,7 @@ impl Registry {
             families: Vec::new(),
             segments: Vec::new(),
             by_key: BTreeMap::new(),
-            queues: Vec::new(),
+            queues: Queues::new(),
         }
     }
 

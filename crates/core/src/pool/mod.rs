@@ -41,6 +41,8 @@ pub mod rows;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]
+mod settled;
+#[cfg(not(loom))]
 mod surplus;
 #[cfg(not(loom))]
 pub mod tokens;

@@ -16,7 +16,7 @@ use crate::layout::latest::{FRAME_TABLE, FRAMES, Frame, LATEST_KIND, LatestHeade
 use crate::layout::queues::{
     FIRST_RING, HANDLE_BYTES, QUEUE_KIND, QueueHeader, RING_TABLE, RINGS, Ring,
 };
-use crate::layout::{Participant, Place};
+use crate::layout::{Participant, Place, WORD_BITS};
 use crate::lock::word::owner;
 use crate::participation::Handle;
 use crate::pool::protocol::is_open;
@@ -55,16 +55,20 @@ pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>])
     let mut ended = 0;
     // After the tokens were read: the order that the page asks for.
     for (container, tokens) in by_container {
+        // Before the look: what a sender put that is dead by now is seen by it.
+        let lives: Vec<bool> = tokens.iter().map(|(of, token)| lives(of, token)).collect();
         let wanted = tokens.iter().map(|(segment, token)| name(segment, token));
         let Some(alive) = alive(&container, &known, wanted.collect()) else {
             continue;
         };
-        for (segment, token) in tokens {
+        for ((segment, token), lives) in tokens.into_iter().zip(lives) {
             let counts = match &alive {
                 Alive::Nothing => false,
                 Alive::Of { putter, unnamed } => {
                     !unnamed.contains(&name(segment, &token))
-                        || (putter.is_some() && *putter == token.sender)
+                        || putter.is_some_and(|putter| {
+                            lives && may_be_of(putter, &container, segment, &token)
+                        })
                 }
             };
             if !counts && let Ok(block) = usize::try_from(token.block) {
@@ -73,6 +77,24 @@ pub fn end_dead_tokens(segments: &[Arc<PoolSegment>], more: &[Arc<PoolSegment>])
         }
     }
     Ok(ended)
+}
+
+/// Whether a token's sender lives, as its family knows it.
+fn lives(segment: &PoolSegment, token: &InFlight) -> bool {
+    let sender = token.sender;
+    sender.is_some_and(|sender| segment.family().counts(sender))
+}
+
+/// Whether a token may be made by who is putting. A process has another name in each family:
+/// where the block's is not the queue's, whoever is putting may be its sender.
+fn may_be_of(
+    putter: Participant,
+    container: &Container,
+    segment: &PoolSegment,
+    token: &InFlight,
+) -> bool {
+    let (family, ..) = segment_key(segment);
+    family != container.family || token.sender == Some(putter)
 }
 
 fn name(segment: &PoolSegment, token: &InFlight) -> Name {
@@ -89,7 +111,7 @@ fn segment_key(segment: &PoolSegment) -> (u64, Participant, u64) {
 enum Alive {
     /// None: nobody has the queue.
     Nothing,
-    /// All but these; of these, those of who is putting.
+    /// All but these; of these, those that may be of who is putting.
     Of {
         putter: Option<Participant>,
         unnamed: BTreeSet<Name>,
@@ -138,20 +160,21 @@ fn alive(container: &Container, known: &Known<'_>, wanted: BTreeSet<Name>) -> Op
 /// Whether nobody holds a block but by tokens that are in itself; `None` if that cannot be
 /// told.
 fn is_free(segment: &PoolSegment, block: usize, container: &Container) -> Option<bool> {
-    let held = segment.scan(block / 64).ok()??;
-    if held.by_rows >> (block % 64) & 1 == 1 {
-        return Some(false);
-    }
-    let tokens = segment.tokens_in_flight().ok()?;
-    let mut others = tokens
-        .iter()
-        .filter(|it| it.block == block as u64 && it.container.as_ref() != Some(container));
-    if others.next().is_some() {
-        return Some(false);
-    }
-    // Who claimed one meanwhile has set a bit, as a token's sender has.
-    let held = segment.scan(block / 64).ok()??;
-    Some(held.by_rows >> (block % 64) & 1 == 0)
+    let held = segment.is_held_at_once(block, || {
+        let Some(held) = segment.scan(block / WORD_BITS)? else {
+            return Ok(None);
+        };
+        let is_in_row = held.by_rows >> (block % WORD_BITS) & 1 == 1;
+        Ok(Some(is_in_row || is_in_others(segment, block, container)?))
+    });
+    Some(!held.ok()??)
+}
+
+/// Whether a token holds a block that is not in this same block.
+fn is_in_others(segment: &PoolSegment, block: usize, container: &Container) -> Result<bool> {
+    let tokens = segment.tokens_in_flight()?;
+    let mut of_it = tokens.iter().filter(|it| it.block == block as u64);
+    Ok(of_it.any(|it| it.container.as_ref() != Some(container)))
 }
 
 /// A queue as somebody sees it who need not have it.
@@ -293,3 +316,6 @@ fn note(handle: &Handle, unnamed: &mut BTreeSet<Name>) {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests;

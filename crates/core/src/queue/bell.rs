@@ -3,7 +3,8 @@
 //! Guarantee: who has set its bell's bit, and found nothing after that, is rung at the next
 //! change, or another waiter is in its place, which passes on what it leaves. A bell that
 //! rings for nothing costs a look. Where bells cannot reach (another network namespace, a
-//! table that is full) a look each slice does instead: callers set a timer.
+//! table that is full) a look each slice does instead: callers set a timer. An entry goes with
+//! its bell ([`forget_bell`]); one that stayed all the same is its process's to use again.
 
 use core::mem::{offset_of, size_of};
 
@@ -12,11 +13,31 @@ use super::protocol::{announce_bell, wake_one};
 use super::waiting::Place;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
-use crate::layout::queues::{BELL_TABLE, BELLS, Bell};
+use crate::layout::queues::{BELL_TABLE, BELLS, Bell, PEERS};
 use crate::lock::kernel::System;
 use crate::participation::Asking;
+use crate::participation::queues::for_each_open;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::doorbell::{self, Doorbell, Name};
+
+/// Takes a bell out of all queues that are open here, before it ends.
+pub fn forget_bell(bell: &Doorbell) {
+    for_each_open(&mut |mapping, peers, me| {
+        let Some(at) = peers.checked_sub(PEERS) else {
+            return;
+        };
+        for index in 0..BELLS {
+            let entry = at + BELL_TABLE + index * size_of::<Bell>();
+            let name = mapping.shared_word(entry + offset_of!(Bell, name));
+            if name.is_ok_and(|name| name.load(Ordering::Acquire) == bell.name().0)
+                && let Ok(owner) = mapping.shared_word(entry + offset_of!(Bell, owner))
+            {
+                // Fails for that of a parent who has the same bell.
+                let _ = owner.compare_exchange(me.pack(), 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    });
+}
 
 impl Queue {
     /// Asks for a ring when there may be an item; `false` when there is one already.
@@ -67,11 +88,29 @@ impl Queue {
         Ok(())
     }
 
-    /// The entry of a bell; a free one, or a dead participant's, if it has none.
+    /// The entry of a bell; if it has none that of one of ours which is no more, a free one,
+    /// or a dead participant's.
     fn bell(&self, me: Participant, name: Name) -> Result<usize> {
+        let mut ours = Vec::new();
         for index in 0..BELLS {
             let owner = self.bell_owner(index)?.load(Ordering::Acquire);
-            if owner == me.pack() && self.bell_name(index)?.load(Ordering::Acquire) == name.0 {
+            if owner == me.pack() {
+                let seen = self.bell_name(index)?.load(Ordering::Acquire);
+                if seen == name.0 {
+                    return Ok(index);
+                }
+                ours.push((index, seen));
+            }
+        }
+        // Only of ours: others may be in a network namespace that we do not see.
+        for (index, seen) in ours {
+            // By the name, so that of two threads one has it.
+            if !doorbell::exists(Name(seen))
+                && self
+                    .bell_name(index)?
+                    .compare_exchange(seen, name.0, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+            {
                 return Ok(index);
             }
         }

@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::error::{Error, Result};
 use crate::fault::point;
 use crate::lock::wait::Stop;
-use crate::participation::contained::{Receipt, attach_for, end_tokens, receive_if};
+use crate::participation::contained::{Receipt, attach_for, end_tokens_of_any, receive_if};
 use crate::participation::{Handle, Hold};
 use crate::sync::Ordering;
 
@@ -198,7 +198,7 @@ impl Queue {
                         // Which one it is will be seen.
                         most = 1;
                     } else if protocol::take(self.head()?, from, to) {
-                        end_tokens(&handles);
+                        end_tokens_of_any(&handles);
                         self.taken.fetch_add(1, Ordering::Relaxed);
                         self.after_taking(to)?;
                         return Err(error.into());
@@ -316,7 +316,7 @@ impl Queue {
             let mut handles = Vec::new();
             ring.handles(head, shape, &mut handles)?;
             if protocol::take(self.head()?, head, next) {
-                end_tokens(&handles);
+                end_tokens_of_any(&handles);
                 return Ok(true);
             }
         }

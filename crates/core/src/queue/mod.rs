@@ -40,6 +40,8 @@ mod rings;
 mod waiting;
 
 #[cfg(not(loom))]
+pub use self::bell::forget_bell;
+#[cfg(not(loom))]
 pub use self::get::Message;
 #[cfg(not(loom))]
 pub use self::open::{CAPACITY_BYTES, INLINE_MAX_BYTES, Queue, QueueOptions};

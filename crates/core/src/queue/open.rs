@@ -212,23 +212,29 @@ impl Queue {
         match self.root.close_queue()? {
             Closed::OpenHere => Ok(()),
             Closed::OpenElsewhere => self.forget_bells(),
-            Closed::Everywhere => self.empty(),
+            Closed::Everywhere => {
+                if self.empty()? {
+                    participation::queues::forget_queue(&self.container);
+                }
+                Ok(())
+            }
         }
     }
 
-    /// Ends all tokens that are in it.
-    fn empty(&self) -> Result<()> {
+    /// Ends all tokens that are in it; whether that was all of them.
+    fn empty(&self) -> Result<bool> {
         let me = self.me()?;
         while self.discard_one()? {}
         let lock = self.lock()?;
         // Held: somebody has it after all.
-        if lock.try_acquire(me).is_some() {
+        let is_nobodys = lock.try_acquire(me).is_some();
+        if is_nobodys {
             let done = self.let_rings_go();
             lock.release(me, false);
             done?;
         }
         self.forget_retired(self.rings_first()?);
-        Ok(())
+        Ok(is_nobodys)
     }
 
     fn let_rings_go(&self) -> Result<()> {

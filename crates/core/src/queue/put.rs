@@ -137,10 +137,14 @@ impl Queue {
                 hold.tell(waiting.keep_going)?;
             }
         }
+        if items.iter().any(|item| !item.holds.is_empty()) {
+            self.root.tell_as_container(waiting.keep_going)?;
+        }
         while *put < items.len() {
             let next = &items[*put..];
             if payload.is_none() && next[0].bytes()? > inline_max {
                 payload = Some(copy(&next[0], waiting.keep_going)?);
+                self.root.tell_as_container(waiting.keep_going)?;
             }
             let turn =
                 self.take_turn(next, payload.as_ref(), inline_max, &mut new_ring, waiting)?;
@@ -193,6 +197,8 @@ impl Queue {
         new_ring: &mut Option<NewRing>,
         waiting: &mut Waiting<'_>,
     ) -> std::result::Result<Turn, Stop> {
+        // What was done since the last turn may have forked: the lock is to be the child's.
+        waiting.me = self.me()?;
         self.acquire(waiting)?;
         let locked = Locked(self, waiting.me);
         point("put.locked");

@@ -294,6 +294,7 @@ impl Queue {
         let units = (than * 2).max(units.next_power_of_two() * 2).min(UNITS_MAX);
         let hold = participation::allocate(units * UNIT_BYTES as u64, keep_going)?;
         hold.tell(keep_going)?;
+        self.root.tell_as_container(keep_going)?;
         let after = Some(after);
         Ok(NewRing { after, units, hold })
     }

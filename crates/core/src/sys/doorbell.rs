@@ -115,6 +115,17 @@ pub fn ring(name: Name) -> bool {
     }
 }
 
+/// Whether somebody has a bell of this name, as far as can be seen from here. It is not rung.
+pub fn exists(name: Name) -> bool {
+    let Ok(address) = name.address() else {
+        return false; // not the name of any
+    };
+    let Ok(socket) = socket() else {
+        return true; // cannot be told, for want of descriptors
+    };
+    rustix::net::connect(&socket, &address) != Err(Errno::CONNREFUSED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,8 +142,9 @@ mod tests {
         assert!(bell.hush());
         assert!(!other.hush());
         let gone = other.name();
+        assert!(exists(gone) && !other.hush());
         drop(other);
-        assert!(!ring(gone));
+        assert!(!ring(gone) && !exists(gone));
         assert!(!ring(Name(0)) && !ring(Name(u64::MAX)));
     }
 }

@@ -9,17 +9,25 @@ scenarios! {
     a_child_that_has_come_and_is_killed_died
     a_child_without_a_slot_has_the_queue_from_its_first_use
     a_putter_that_dies_while_somebody_looks_loses_nothing
+    a_child_without_a_slot_is_not_the_last_to_close
+    a_child_forked_in_the_middle_of_a_put_goes_on_in_its_own_name
+    frames_come_back_from_a_channel_whose_owner_died
 }
 
 mod scenarios {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use shared_numpy_core::error::Error;
+    use shared_numpy_core::latest::Latest;
     use shared_numpy_core::layout::queues::QueueHeader;
     use shared_numpy_core::layout::{SLOTS, Token};
     use shared_numpy_core::lock::wait::Stop;
-    use shared_numpy_core::participation;
+    use shared_numpy_core::lock::word::owner;
+    use shared_numpy_core::participation::{self, Handle};
     use shared_numpy_core::pool::family::RESERVED;
+    use shared_numpy_core::pool::holder::Holder;
     use shared_numpy_core::queue::{Item, Message, Queue, QueueOptions};
     use shared_numpy_core::recover::recover_all;
     use shared_numpy_core::sync::{AtomicU64, Ordering};
@@ -233,6 +241,105 @@ mod scenarios {
         queue.get(&mut message, LONG, &mut on).unwrap();
         assert_eq!(message.bytes(), b"last");
         assert_eq!(number(&message.holds()[0]), 7);
+    }
+
+    pub(super) fn a_child_without_a_slot_is_not_the_last_to_close() {
+        let queue = queue();
+        put(&queue, b"kept");
+        let root = queue.hold();
+        let family = family_of(root);
+        let handle = root.handle().unwrap();
+        // Somebody who has received it, and not opened it yet.
+        let segment = root.segment().unwrap();
+        let other = family.join().unwrap();
+        segment.register_row(other, None).unwrap();
+        let mut holder = Holder::new(Arc::clone(&segment), other).unwrap();
+        holder
+            .take(handle.block as usize, handle.generation)
+            .unwrap();
+        let others: Vec<_> = std::iter::from_fn(|| family.join().ok()).collect();
+        let child = fork(|pipe| {
+            hear(&pipe);
+            queue.close().unwrap();
+            true
+        });
+        for &other in &others[..10] {
+            family.declare_dead(other).unwrap();
+        }
+        recover_all(&family, others[10], &[]).unwrap();
+        drop(queue);
+        tell(&child.pipe);
+        assert!(child.ended_well());
+        let queue = Queue::open(participation::receive(&handle, &mut on).unwrap()).unwrap();
+        assert_eq!(get(&queue, LONG).unwrap(), b"kept");
+    }
+
+    pub(super) fn a_child_forked_in_the_middle_of_a_put_goes_on_in_its_own_name() {
+        let queue = queue();
+        let root = queue.hold();
+        let me = slot_of(&family_of(root), std::process::id()).unwrap();
+        let at = root.offset_bytes() + core::mem::offset_of!(QueueHeader, lock);
+        let lock = root.mapping().shared_word(at).unwrap();
+        // Its memory has to be committed, in the course of which we are asked to go on.
+        let large = vec![1; 20 << 20];
+        let (large, small): ([&[u8]; 1], [&[u8]; 1]) = ([&large], [b"small"]);
+        let item = |parts| Item { parts, holds: &[] };
+        let mut items = vec![item(&large)];
+        items.resize(20_000, item(&small));
+        let mut child = None;
+        let (put, stopped) = queue.put_many(&items, LONG, &mut || {
+            // SAFETY: the child goes on with what is made for it, and ends by `_exit`.
+            *child.get_or_insert_with(|| unsafe { libc::fork() }) == 0
+        });
+        let child = child.expect("something is waited for");
+        if child == 0 {
+            exit((put, stopped) == (items.len(), Ok(())));
+        }
+        assert!(child > 0 && (put, stopped) == (0, Err(Stop::Interrupted)));
+        let mut seen = BTreeSet::new();
+        let mut status = 0;
+        // SAFETY: waits for our own child and writes into a local.
+        while unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == 0 {
+            for _ in 0..10_000 {
+                let owner = owner(lock.load(Ordering::Relaxed));
+                seen.extend(owner.map(|owner| owner.slot));
+            }
+        }
+        assert_eq!(status, 0);
+        assert!(!seen.contains(&me.slot), "we put nothing: {seen:?}");
+        assert_eq!(queue.size(), Ok(items.len() as u64));
+    }
+
+    /// There is no token in it at first, when somebody looks.
+    pub(super) fn frames_come_back_from_a_channel_whose_owner_died() {
+        // So that children are of our family.
+        let kept = numbered(100, 1);
+        let owner = fork(|pipe| {
+            let channel = Latest::create(&mut on).unwrap();
+            let (handle, _sent) = channel.send(&mut on).unwrap();
+            say(&pipe, &handle.to_bytes());
+            hear(&pipe);
+            true
+        });
+        let handle = Handle::from_bytes(&listen::<{ Handle::BYTES }>(&owner.pipe)).unwrap();
+        let channel = Latest::open(participation::receive(&handle, &mut on).unwrap()).unwrap();
+        let reader = fork(|pipe| {
+            hear(&pipe);
+            true
+        });
+        let before = in_use();
+        channel.become_writer().unwrap();
+        for _ in 0..6 {
+            channel.publish_copy(&[7; 1000], &mut on).unwrap();
+        }
+        owner.kill();
+        channel.stop_writing().unwrap();
+        drop(channel);
+        assert!(in_use() > before, "the reader has it");
+        reader.kill();
+        assert_eq!(in_use(), before);
+        drop(kept);
+        assert_eq!(in_use(), 0);
     }
 
     fn sender_of(

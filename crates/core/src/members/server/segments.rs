@@ -3,6 +3,7 @@
 //!
 //! Guarantees: the first registration of a segment stands; a pool whose owner is dead has its
 //! free blocks closed and their memory given back, and is let go when nothing of it is held;
+//! before that, what was in the queues in it is given back too, whoever's memory it is;
 //! one that is no segment of this family, or a damaged one, is let go at once, and nothing
 //! else happens.
 
@@ -25,6 +26,9 @@ use crate::sys::shm;
 
 /// How many segments are kept. Each costs a descriptor.
 const SEGMENTS_MAX: usize = 1 << 16;
+
+/// How deep queues in queues are looked into at a time.
+const QUEUES_IN_QUEUES: usize = 16;
 
 /// Orphaned pools are looked at so soon after something happened, and ever more rarely, up
 /// to once a second.
@@ -119,21 +123,37 @@ impl Segments {
     /// may be in any segment.
     fn look_into_queues(&self, family: &Arc<Family>) {
         let orphans = self.orphans();
-        let is_in_queue = |segment: &Arc<PoolSegment>| {
-            let tokens = segment.tokens_in_flight().unwrap_or_default();
-            tokens.iter().any(|token| token.container.is_some())
-        };
-        if !orphans.iter().any(is_in_queue) {
-            return;
+        if orphans.iter().any(is_in_queue) {
+            // What cannot be told now is looked at again.
+            let _ = audit::end_dead_tokens(&orphans, &self.others(family));
         }
+    }
+
+    /// The same for the tokens of all: an array may be in a queue that its owner has never
+    /// heard of, put there by who had received it, and be nobody's when that queue is.
+    fn look_into_all_queues(&self, family: &Arc<Family>) {
+        let mut all = self.orphans();
+        all.extend(self.others(family));
+        for _ in 0..QUEUES_IN_QUEUES {
+            if !all.iter().any(is_in_queue) {
+                return;
+            }
+            match audit::end_dead_tokens(&all, &[]) {
+                // It may have been a queue's, which then is nobody's either.
+                Ok(ended) if ended > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// The segments in which somebody else frees.
+    fn others(&self, family: &Arc<Family>) -> Vec<Arc<PoolSegment>> {
         let others = self.kept.values().filter(|kept| kept.closer.is_none());
         let others = others.filter_map(|kept| {
             let segment = PoolSegment::attach(&kept.fd, Arc::clone(family)).ok()?;
             Some(Arc::new(segment))
         });
-        let others: Vec<_> = others.collect();
-        // What cannot be told now is looked at again.
-        let _ = audit::end_dead_tokens(&orphans, &others);
+        others.collect()
     }
 
     /// Takes over from owners that are dead, and frees in their place.
@@ -145,25 +165,38 @@ impl Segments {
             return;
         }
         let limit_s = self.in_flight_limit_s;
-        self.look_into_queues(family);
-        self.kept.retain(|id, kept| {
-            if !is_orphan(id) {
-                return true;
-            }
-            match kept.free(*id, family, me, limit_s) {
-                Ok(fate) => fate == Fate::Held,
+        if is_news {
+            self.look_into_all_queues(family);
+        } else {
+            self.look_into_queues(family);
+        }
+        let mut over = Vec::new();
+        let mut has_freed = false;
+        for (id, kept) in self.kept.iter_mut().filter(|(id, _)| is_orphan(id)) {
+            let is_over = match kept.free(*id, family, me, limit_s, &mut has_freed) {
+                Ok(fate) => fate == Fate::Over,
                 // For want of memory or descriptors: tried again.
-                Err(Error::Os { .. }) => true,
+                Err(Error::Os { .. }) => false,
                 // Its closer is another, who is not known to be dead yet; or we were taken
                 // for dead ourselves: tried again, from the beginning.
                 Err(Error::NotAllowed(_)) => {
                     kept.closer = None;
-                    true
+                    false
                 }
                 // Bytes that make no sense. Who maps it, has it; nobody else needs it.
-                Err(_) => false,
+                Err(_) => true,
+            };
+            if is_over {
+                over.push(*id);
             }
-        });
+        }
+        // While what was freed can be seen to be so: it may have been a queue.
+        if has_freed {
+            self.look_into_all_queues(family);
+        }
+        for id in over {
+            self.kept.remove(&id);
+        }
         let is_any = self.kept.keys().any(is_orphan);
         self.wait = match is_news {
             true => FIRST_LOOK,
@@ -180,6 +213,7 @@ impl Segment {
         family: &Arc<Family>,
         me: Participant,
         limit_s: u64,
+        has_freed: &mut bool,
     ) -> Result<Fate> {
         let closer = match &mut self.closer {
             Some(closer) => closer,
@@ -198,6 +232,7 @@ impl Segment {
         let mut freed = Vec::new();
         let collected = closer.collect(&mut freed);
         point("orphan.collected");
+        *has_freed |= !freed.is_empty();
         for block in freed {
             match closer.give_back(&[block], &self.fd) {
                 // Where the system does not take it back it goes with the segment.
@@ -212,6 +247,11 @@ impl Segment {
         point("orphan.emptied");
         Ok(Fate::Over)
     }
+}
+
+fn is_in_queue(segment: &Arc<PoolSegment>) -> bool {
+    let tokens = segment.tokens_in_flight().unwrap_or_default();
+    tokens.iter().any(|token| token.container.is_some())
 }
 
 /// Whether the file may be a segment, as far as that can be told without mapping it.

@@ -35,6 +35,8 @@ const LOOKS_RESERVED: u32 = 50;
 pub(super) struct Slots {
     undertaker: Undertaker,
     known: BTreeMap<usize, Known>,
+    /// Somebody who was known has gone since the last look.
+    has_lost: bool,
 }
 
 /// A slot that is taken.
@@ -59,6 +61,7 @@ impl Slots {
         Ok(Slots {
             undertaker: Undertaker::of_tracker((file.dev, file.ino)),
             known: BTreeMap::new(),
+            has_lost: false,
         })
     }
 
@@ -92,7 +95,12 @@ impl Slots {
             match self.known.get(&slot) {
                 Some(known) if is_taken && known.seen == seen => continue,
                 None if !is_taken => continue,
-                _ => self.forget(slot, epoll),
+                known => {
+                    // Perhaps without us: others recover the dead as well.
+                    self.has_lost |=
+                        known.is_some_and(|it| !is_taken || it.seen.generation != seen.generation);
+                    self.forget(slot, epoll);
+                }
             }
             if is_taken {
                 let known = self.meet(family, slot, seen, now);
@@ -190,9 +198,9 @@ impl Slots {
         Ok(())
     }
 
-    /// Looks at those whose time has come; whether somebody was found dead.
+    /// Looks at those whose time has come; whether somebody was found dead, or had gone.
     pub(super) fn look(&mut self, family: &Family, now: Instant) -> Result<bool> {
-        let mut is_news = false;
+        let mut is_news = std::mem::take(&mut self.has_lost);
         let due: Vec<usize> = self
             .known
             .iter()
