@@ -61,6 +61,22 @@ def test_the_arguments_of_acquire(make):
     assert not lock.locked()
 
 
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
+def test_names_of_arguments_that_are_no_text(make):
+    lock = make()
+    # Before 3.9 CPython hands such names on to functions in C.
+    for name in [1.5, b"abcabcabc", 2 ** 70, None, ("block",)]:
+        with pytest.raises(TypeError):
+            lock.acquire(**{name: 2})
+        with pytest.raises(TypeError):
+            lock.acquire(True, **{name: 2})
+    assert not lock.locked()
+    for name in ["timeout" + "\0", "\ud800", "zeit\xfc"]:
+        with pytest.raises(TypeError):
+            lock.acquire(**{name: 2})
+    assert not lock.locked()
+
+
 def test_a_lock_is_an_ordinary_object():
     class Named(snp.Lock):
         def __init__(self, name):
