@@ -122,10 +122,13 @@ impl<'a, 'py> Given<'a, 'py> {
         } else if is(c"timeout") {
             Ok(Argument::Timeout)
         } else {
-            let name = name.to_string_lossy().into_owned();
-            Err(PyTypeError::new_err(format!(
-                "acquire() has no argument {name:?}: they are block and timeout"
-            )))
+            // Counted: text that is no Unicode makes an error inside, which is dropped.
+            Err(gil::counted(name.py(), |_| {
+                let name = name.to_string_lossy();
+                PyTypeError::new_err(format!(
+                    "acquire() has no argument {name:?}: they are block and timeout"
+                ))
+            }))
         }
     }
 
