@@ -155,12 +155,20 @@ def _begin_child(_):
     Of others that it inherited it is one of those who have them when it uses them.
     """
     _leave_at_exit()
+    # A class of the user's may call anything `_args`, and an error here would be heard by nobody.
     child = vars(process.current_process())
-    given = list(child.values()) + list(child.get("_args", ())) + list(child.get("_kwargs", {}).values())
+    given = list(child.values())
+    for name in ("_args", "_kwargs"):
+        given.extend(_elements(child.get(name)))
     for each in given:
-        for queue in [each] if isinstance(each, _Queue) else _elements(each):
-            if isinstance(queue, _Queue):
+        for queue in [each] if _is_queue(each) else _elements(each):
+            if _is_queue(queue):
                 queue._come()
+
+
+def _is_queue(given):
+    # Not `isinstance`, which asks the object too, and that may raise.
+    return issubclass(type(given), _Queue)
 
 
 def _elements(given):
