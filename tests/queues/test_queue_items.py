@@ -437,6 +437,17 @@ def test_metadata_of_a_dtype(queue):
             assert same(got, a)
 
 
+@pytest.mark.parametrize("length", [3, MANY])
+def test_numbers_that_have_fields(queue, length):
+    dtype = np.dtype((np.int32, [("low", "i2"), ("high", "i2")]))
+    a = np.arange(length).astype(dtype)
+    assert a.dtype.names == ("low", "high")
+    for each in (a, a[::-1], snp.array(a), snp.array(a)[::2]):
+        for got in through(queue, each):
+            assert got.dtype.names == each.dtype.names and got.dtype.kind == "i"
+            assert same(each, got) and (got["high"] == each["high"]).all()
+
+
 def test_many_views_of_one_array_are_one_hold(queue):
     a = snp.array(np.arange(1000.0))
     queue.put([a[number:] for number in range(100)])
