@@ -134,6 +134,9 @@ def test_what_does_not_fit_is_refused():
         snp.Latest("3")
     with pytest.raises(TypeError):
         channel.read_next("soon")
+    for wait in channel.read_next, lambda timeout: channel.wait(0, timeout):
+        with pytest.raises(ValueError):
+            wait(float("nan"))
 
 
 def test_waits_end_in_time():

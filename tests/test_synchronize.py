@@ -62,6 +62,34 @@ def test_the_arguments_of_acquire(make):
 
 
 @pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
+def test_a_timeout_is_a_number(make):
+    lock = make()
+    for _ in range(2):  # one has to wait, the other has not
+        with pytest.raises(ValueError):
+            lock.acquire(timeout=float("nan"))
+        lock.acquire(False)
+
+
+@pytest.mark.parametrize("wait", [
+    lambda timeout: snp.Event().wait(timeout), lambda timeout: snp.Barrier(2).wait(timeout),
+    lambda timeout: snp.Barrier(2, timeout=timeout).wait()])
+def test_a_timeout_of_other_waits_is_a_number(wait):
+    with pytest.raises(ValueError):
+        wait(float("nan"))
+
+
+def test_a_timeout_of_a_condition_is_a_number():
+    condition = snp.Condition()
+    with condition:
+        with pytest.raises(ValueError):
+            condition.wait(float("nan"))
+        with pytest.raises(ValueError):
+            condition.wait_for(list, float("nan"))
+        condition.release()
+        condition.acquire()
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
 def test_names_of_arguments_that_are_no_text(make):
     lock = make()
     # Before 3.9 CPython hands such names on to functions in C.
