@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused():
     for dtype in object, [("a", object)]:
         with pytest.raises(TypeError):
             snp.Latest(3, dtype)
-    for shape in -1, (2, -3), (2 ** 40, 2 ** 40):
+    for shape in -1, (2, -3), (2 ** 40, 2 ** 40), (2 ** 62, 0, 2 ** 62), (0, 2 ** 70):
         with pytest.raises(ValueError):
             snp.Latest(shape)
     with pytest.raises(TypeError):

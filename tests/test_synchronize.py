@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("numpy")
 
 import shared_numpy as snp
-from synchronizing import MAKERS
+from synchronizing import MAKERS, until
 
 
 def test_lock():
@@ -282,6 +282,33 @@ def test_condition_keeps_the_depth_of_its_lock():
         assert condition.wait(0.01) is False
     with pytest.raises(AssertionError):
         condition.release()
+
+
+def test_notify_of_any_number():
+    condition = snp.Condition(snp.Lock())
+    woken = []
+
+    def wait():
+        with condition:
+            woken.append(condition.wait(60))
+
+    def waiting():
+        return condition._sleeping_count.get_value()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: waiting() == 3)
+    for number, left in [(-1, 3), (-2 ** 70, 3), (0, 3), (1, 2), (2 ** 70, 0)]:
+        with condition:
+            condition.notify(number)
+            assert waiting() == left
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 3
+    with condition:
+        with pytest.raises(TypeError):
+            condition.notify("all")
 
 
 def test_barrier():

@@ -216,9 +216,8 @@ def _whole(shape, dtype):
     return shape + sample.shape[1:], sample.dtype
 
 
-def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
-    """A new array, for arguments of every kind; `order` is 'C' or 'F'."""
-    shape, dtype = _whole(shape, dtype)
+def _nbytes(shape, dtype, what):
+    """How many bytes an array takes. ValueError if they cannot be addressed."""
     nbytes = dtype.itemsize
     for length in shape:
         nbytes *= length
@@ -226,9 +225,16 @@ def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
     reach = dtype.itemsize
     for length in shape:
         reach *= max(length, 1)
-    if reach > sys.maxsize:
-        raise ValueError("array is too big: {} bytes of shape {} and dtype {}; the limit "
-                         "is {}".format(reach, shape, dtype, sys.maxsize))
+    if max(shape + (reach,)) > sys.maxsize:
+        raise ValueError("{} is too big: {} bytes of shape {} and dtype {}; the limit "
+                         "is {}".format(what, reach, shape, dtype, sys.maxsize))
+    return nbytes
+
+
+def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
+    """A new array, for arguments of every kind; `order` is 'C' or 'F'."""
+    shape, dtype = _whole(shape, dtype)
+    nbytes = _nbytes(shape, dtype, "array")
     if len(shape) > 32:
         # Let numpy, whose limit it is, refuse before memory is taken.
         np.empty((0,) * len(shape), np.bool_)

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 from . import _core
 from . import reduction
-from ._cells import Shared, travels
+from ._cells import Shared
 
 __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
@@ -44,7 +44,6 @@ class _Queue(_core.Queue, Shared):
         return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
 
 
-@travels
 class Queue(_Queue):
     """A first-in, first-out queue for many producers and consumers.
 
@@ -87,7 +86,6 @@ class Queue(_Queue):
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
-@travels
 class JoinableQueue(Queue):
     """A `Queue` that knows when all its objects are done with.
 
@@ -120,7 +118,6 @@ class JoinableQueue(Queue):
         return self._join(timeout)
 
 
-@travels
 class SimpleQueue(_Queue):
     """A queue without a limit, of which `put`, `get`, `empty` and `close` are all there is
     in ``multiprocessing``'s; ours takes what `Queue` takes.
