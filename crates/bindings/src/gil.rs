@@ -161,7 +161,16 @@ impl Detached {
     /// What one raises takes the place of what another has raised before: here, because an
     /// exception can be let go of only with the lock held.
     pub(crate) fn hear_signals(&mut self, raised: &mut Option<PyErr>) -> bool {
-        self.attached(|py| match check_signals(py) {
+        self.hear_signals_and(raised, &|_| Ok(()))
+    }
+
+    /// As [`Detached::hear_signals`], and looks at what Python code may have done meanwhile.
+    pub(crate) fn hear_signals_and(
+        &mut self,
+        raised: &mut Option<PyErr>,
+        look: &dyn Fn(Python<'_>) -> PyResult<()>,
+    ) -> bool {
+        self.attached(|py| match check_signals(py).and_then(|()| look(py)) {
             Ok(()) => true,
             Err(error) => {
                 *raised = Some(error);
