@@ -127,13 +127,16 @@ def test_what_does_not_fit_is_refused():
     for dtype in object, [("a", object)]:
         with pytest.raises(TypeError):
             snp.Latest(3, dtype)
-    for shape in -1, (2, -3), (2 ** 40, 2 ** 40):
+    for shape in -1, (2, -3), (2 ** 40, 2 ** 40), (2 ** 62, 0, 2 ** 62), (0, 2 ** 70):
         with pytest.raises(ValueError):
             snp.Latest(shape)
     with pytest.raises(TypeError):
         snp.Latest("3")
     with pytest.raises(TypeError):
         channel.read_next("soon")
+    for wait in channel.read_next, lambda timeout: channel.wait(0, timeout):
+        with pytest.raises(ValueError):
+            wait(float("nan"))
 
 
 def test_waits_end_in_time():

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("numpy")
 
 import shared_numpy as snp
-from synchronizing import MAKERS
+from synchronizing import MAKERS, until
 
 
 def test_lock():
@@ -58,6 +58,50 @@ def test_the_arguments_of_acquire(make):
     with lock:
         assert lock.locked()
     assert make.__enter__(lock) and make.__exit__(lock, None, None, None) is None
+    assert not lock.locked()
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
+def test_a_timeout_is_a_number(make):
+    lock = make()
+    for _ in range(2):  # one has to wait, the other has not
+        with pytest.raises(ValueError):
+            lock.acquire(timeout=float("nan"))
+        lock.acquire(False)
+
+
+@pytest.mark.parametrize("wait", [
+    lambda timeout: snp.Event().wait(timeout), lambda timeout: snp.Barrier(2).wait(timeout),
+    lambda timeout: snp.Barrier(2, timeout=timeout).wait()])
+def test_a_timeout_of_other_waits_is_a_number(wait):
+    with pytest.raises(ValueError):
+        wait(float("nan"))
+
+
+def test_a_timeout_of_a_condition_is_a_number():
+    condition = snp.Condition()
+    with condition:
+        with pytest.raises(ValueError):
+            condition.wait(float("nan"))
+        with pytest.raises(ValueError):
+            condition.wait_for(list, float("nan"))
+        condition.release()
+        condition.acquire()
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock, snp.Semaphore, snp.BoundedSemaphore])
+def test_names_of_arguments_that_are_no_text(make):
+    lock = make()
+    # Before 3.9 CPython hands such names on to functions in C.
+    for name in [1.5, b"abcabcabc", 2 ** 70, None, ("block",)]:
+        with pytest.raises(TypeError):
+            lock.acquire(**{name: 2})
+        with pytest.raises(TypeError):
+            lock.acquire(True, **{name: 2})
+    assert not lock.locked()
+    for name in ["timeout" + "\0", "\ud800", "zeit\xfc"]:
+        with pytest.raises(TypeError):
+            lock.acquire(**{name: 2})
     assert not lock.locked()
 
 
@@ -238,6 +282,33 @@ def test_condition_keeps_the_depth_of_its_lock():
         assert condition.wait(0.01) is False
     with pytest.raises(AssertionError):
         condition.release()
+
+
+def test_notify_of_any_number():
+    condition = snp.Condition(snp.Lock())
+    woken = []
+
+    def wait():
+        with condition:
+            woken.append(condition.wait(60))
+
+    def waiting():
+        return condition._sleeping_count.get_value()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: waiting() == 3)
+    for number, left in [(-1, 3), (-2 ** 70, 3), (0, 3), (1, 2), (2 ** 70, 0)]:
+        with condition:
+            condition.notify(number)
+            assert waiting() == left
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 3
+    with condition:
+        with pytest.raises(TypeError):
+            condition.notify("all")
 
 
 def test_barrier():

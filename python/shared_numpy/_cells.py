@@ -1,7 +1,8 @@
 """Objects over a cell in shared memory (``_core``): how they travel.
 
-What this module guarantees: they are sent by ``multiprocessing``'s pickler at any time, by handle,
-under each start method; plain ``pickle`` refuses.
+What this module guarantees: they, and objects of classes derived from theirs, are sent by
+``multiprocessing``'s pickler and by our queues at any time, by handle, under each start method; plain
+``pickle`` refuses. A derived class that has a ``__reduce__`` of its own is sent as that says.
 """
 
 from multiprocessing import context
@@ -20,12 +21,20 @@ class Shared:
 
     _cell = None  # type: Any
 
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        # Who says how objects are pickled means multiprocessing's pickler too.
+        if cls.__reduce_ex__ is Shared.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
+            reduction.register_reducer(cls, reduce, reduce_in_queue)
+
     def _send(self):
         """A handle, which holds the cell until somebody receives it."""
         return self._cell.send()
 
     def __reduce_ex__(self, protocol):
-        # Subclasses, which ForkingPickler does not know; it is they or plain pickle.
+        if type(self).__reduce__ is not object.__reduce__:
+            return self.__reduce__()  # as `object` does
+        # By a pickler that asks no table of multiprocessing's: plain pickle, most likely.
         context.assert_spawning(self)
         return reduce(self)
 
@@ -64,13 +73,6 @@ def rebuild_in_queue(cls, place, details):
     return rebuild(cls, _core.queue_handle(place), details)
 
 
-def travels(cls):
-    """Class decorator: has ``multiprocessing``'s pickler, and queues', take instances by handle."""
-    reduction.register_reducer(cls, reduce, reduce_in_queue)
-    return cls
-
-
-@travels
 class AtomicInt(Shared):
     """An integer of 64 bits that all processes change without a lock.
 

@@ -9,7 +9,6 @@ from threading import BrokenBarrierError
 
 from . import _core
 from ._cells import Shared
-from ._cells import travels
 from ._locks import Mutex
 from ._locks import RLock
 
@@ -24,7 +23,6 @@ class _Count:
         self.get_value = get_value
 
 
-@travels
 class Condition(Shared):
     """A condition of things that a lock guards: wait until somebody says it may hold.
 
@@ -112,14 +110,13 @@ class Condition(Shared):
         """Wakes up to `n` of those who wait. AssertionError without the lock."""
         if not self._lock._is_mine():
             raise AssertionError("lock is not owned")
-        self._cell.notify(n)
+        self._cell.notify(min(max(n, 0), sys.maxsize))
 
     def notify_all(self):
         """Wakes all who wait."""
         self.notify(sys.maxsize)
 
 
-@travels
 class Event(Shared):
     """A flag to wait for."""
 
@@ -153,7 +150,6 @@ class Event(Shared):
             type(self).__qualname__, id(self), "set" if self.is_set() else "unset")
 
 
-@travels
 class Barrier(Shared):
     """A number of parties that wait for one another.
 

@@ -69,5 +69,6 @@ def guard():
         if callable(original):
             setattr(SharedNDArray, name, _guarded(original))
         elif hasattr(original, "__get__"):  # data, flat, T, real, imag
-            setattr(SharedNDArray, name, property(_guarded(original.__get__), original.__set__))
+            # To set real, imag or flat writes into the memory, which may be others' by now.
+            setattr(SharedNDArray, name, property(_guarded(original.__get__), _guarded(original.__set__)))
     setattr(SharedNDArray, "__array_ufunc__", _ufunc)  # noqa: B010  (mypy knows it as a method)

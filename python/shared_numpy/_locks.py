@@ -9,7 +9,6 @@ from multiprocessing import process
 
 from . import _core
 from ._cells import Shared
-from ._cells import travels
 
 TYPE_CHECKING = False
 
@@ -22,11 +21,6 @@ def _has_methods(cls):
     """Class decorator: gives it the methods in C."""
     _core.lock_methods(cls)
     return cls
-
-
-def _is_lock(cls):
-    """Class decorator for those that are made: its methods, and how it travels."""
-    return travels(_has_methods(cls))
 
 
 @_has_methods
@@ -96,7 +90,7 @@ class Mutex(SemLock):
         return self._acquire_abandoned(block, timeout)
 
 
-@_is_lock
+@_has_methods
 class Lock(Mutex):
     """A lock; whoever releases it need not be who acquired it.
 
@@ -120,7 +114,7 @@ class Lock(Mutex):
         return "<{}(owner={})>".format(type(self).__name__, self._owner()[0])
 
 
-@_is_lock
+@_has_methods
 class RLock(Mutex):
     """A lock that the thread which has it may acquire again.
 
@@ -134,7 +128,7 @@ class RLock(Mutex):
         return "<{}({}, {})>".format(*((type(self).__name__,) + self._owner()))
 
 
-@_is_lock
+@_has_methods
 class Semaphore(SemLock):
     """A number of units to be acquired and released, by anybody.
 
@@ -155,7 +149,7 @@ class Semaphore(SemLock):
         return "<{}(value={})>".format(type(self).__name__, self.get_value())
 
 
-@_is_lock
+@_has_methods
 class BoundedSemaphore(Semaphore):
     """A semaphore with never more units than at first.
 

@@ -11,6 +11,7 @@ What is guaranteed:
 """
 
 import asyncio
+import math
 import os
 import weakref
 
@@ -66,6 +67,8 @@ def _bell_of(loop):
 async def attempts(queue, attempt, refusal, ring_for, timeout):
     """What `attempt()` returns as soon as it does not raise `refusal`, which is raised when
     that takes more than `timeout` seconds."""
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("a timeout is a number of seconds, not NaN")
     try:
         return attempt()
     except refusal:
@@ -73,7 +76,7 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
             raise
     loop = asyncio.get_event_loop()
     bell = _bell_of(loop)
-    end = None if timeout is None else loop.time() + timeout
+    end = None if timeout is None else loop.time() + float(timeout)
     look, was_alone = loop.time() + LOOK_S, False
     try:
         while True:

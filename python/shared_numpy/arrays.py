@@ -64,8 +64,9 @@ class SharedNDArray(np.ndarray):
     process of a pool, it goes by handle and both sides see the same memory;
     ``pickle`` and ``copy`` give an ordinary array by value.
 
-    Classes derived from it are also sent by handle and keep their type; their
-    objects, unlike those of this class, may have private memory.
+    Classes derived from it are also sent by handle and keep their type, unless they
+    say by ``__reduce__`` or ``__reduce_ex__`` what is sent; their objects, unlike
+    those of this class, may have private memory.
     """
 
     __slots__ = ()
@@ -81,7 +82,8 @@ class SharedNDArray(np.ndarray):
 
     def __init_subclass__(cls, **keywords):
         np.ndarray.__init_subclass__(**keywords)
-        _reduction.register(cls)
+        if not _has_ways_of_its_own(cls):
+            _reduction.register(cls)
 
     @property
     def shm(self):
@@ -112,14 +114,27 @@ class SharedNDArray(np.ndarray):
             _named.unlink_of(named)
 
     def __reduce__(self):
+        if _has_ways_of_its_own(type(self)):
+            # Whose methods call this one expect what numpy gives: an object of their class.
+            return np.ndarray.__reduce__(self)
         return self.view(np.ndarray).__reduce__()
 
     def __reduce_ex__(self, protocol):
+        if type(self).__reduce__ is not SharedNDArray.__reduce__:
+            return self.__reduce__()  # as `object` does
+        if _has_ways_of_its_own(type(self)):
+            return np.ndarray.__reduce_ex__(self, protocol)
         # By value: pickles of unknown destination must not depend on this program.
         handle = _reduction.reduce_for_worker(self)
         if handle is not None:
             return handle
         return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _has_ways_of_its_own(cls):
+    """Whether a derived class says itself how its objects are pickled."""
+    return (cls.__reduce__ is not SharedNDArray.__reduce__
+            or cls.__reduce_ex__ is not SharedNDArray.__reduce_ex__)
 
 
 class _ArrayMemory(SharedMemory):
@@ -201,9 +216,8 @@ def _whole(shape, dtype):
     return shape + sample.shape[1:], sample.dtype
 
 
-def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
-    """A new array, for arguments of every kind; `order` is 'C' or 'F'."""
-    shape, dtype = _whole(shape, dtype)
+def _nbytes(shape, dtype, what):
+    """How many bytes an array takes. ValueError if they cannot be addressed."""
     nbytes = dtype.itemsize
     for length in shape:
         nbytes *= length
@@ -211,9 +225,16 @@ def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
     reach = dtype.itemsize
     for length in shape:
         reach *= max(length, 1)
-    if reach > sys.maxsize:
-        raise ValueError("array is too big: {} bytes of shape {} and dtype {}; the limit "
-                         "is {}".format(reach, shape, dtype, sys.maxsize))
+    if max(shape + (reach,)) > sys.maxsize:
+        raise ValueError("{} is too big: {} bytes of shape {} and dtype {}; the limit "
+                         "is {}".format(what, reach, shape, dtype, sys.maxsize))
+    return nbytes
+
+
+def _allocate(shape, dtype, order, cls=SharedNDArray, zeroed=False):
+    """A new array, for arguments of every kind; `order` is 'C' or 'F'."""
+    shape, dtype = _whole(shape, dtype)
+    nbytes = _nbytes(shape, dtype, "array")
     if len(shape) > 32:
         # Let numpy, whose limit it is, refuse before memory is taken.
         np.empty((0,) * len(shape), np.bool_)

@@ -10,7 +10,6 @@ What is guaranteed:
 """
 
 import contextlib
-import sys
 from multiprocessing import util
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from . import _core
 from . import arrays
 from . import reduction
-from ._cells import Shared, travels
+from ._cells import Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = ["Latest", "PeerDied"]
 PeerDied = _core.PeerDied
 
 
-@travels
 class Latest(Shared):
     """One writer, any number of readers, each of which gets the newest frame.
 
@@ -53,12 +51,7 @@ class Latest(Shared):
         self._bind(shape, dtype, lambda nbytes: _core.LatestCell(nbytes))
 
     def _bind(self, shape, dtype, make):
-        nbytes = dtype.itemsize
-        for length in shape:
-            nbytes *= length
-        if nbytes > sys.maxsize:
-            raise ValueError("a frame is too big: {} bytes of shape {} and dtype {}; the limit "
-                             "is {}".format(nbytes, shape, dtype, sys.maxsize))
+        nbytes = arrays._nbytes(shape, dtype, "a frame")
         self._shape = shape
         self._dtype = dtype
         self._cell = make(nbytes)

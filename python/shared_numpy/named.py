@@ -172,12 +172,7 @@ def create(shape, dtype, order, name, persist, mode):
     if len(shape) > 32:
         # Let numpy, whose limit it is, refuse before memory is taken.
         np.empty((0,) * len(shape), np.bool_)
-    reach = dtype.itemsize
-    for length in shape:
-        reach *= max(length, 1)
-    if max(shape + (reach,)) > sys.maxsize:
-        raise ValueError("array is too big: {} bytes of shape {} and dtype {}; the limit "
-                         "is {}".format(reach, shape, dtype, sys.maxsize))
+    arrays._nbytes(shape, dtype, "array")
     claimed = []
     try:
         # As in `SharedMemory._create`: what a signal's handler raises comes up at the

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 from . import _core
 from . import reduction
-from ._cells import Shared, travels
+from ._cells import Shared
 
 __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
@@ -44,7 +44,6 @@ class _Queue(_core.Queue, Shared):
         return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
 
 
-@travels
 class Queue(_Queue):
     """A first-in, first-out queue for many producers and consumers.
 
@@ -87,7 +86,6 @@ class Queue(_Queue):
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
-@travels
 class JoinableQueue(Queue):
     """A `Queue` that knows when all its objects are done with.
 
@@ -120,7 +118,6 @@ class JoinableQueue(Queue):
         return self._join(timeout)
 
 
-@travels
 class SimpleQueue(_Queue):
     """A queue without a limit, of which `put`, `get`, `empty` and `close` are all there is
     in ``multiprocessing``'s; ours takes what `Queue` takes.
@@ -155,12 +152,20 @@ def _begin_child(_):
     Of others that it inherited it is one of those who have them when it uses them.
     """
     _leave_at_exit()
+    # A class of the user's may call anything `_args`, and an error here would be heard by nobody.
     child = vars(process.current_process())
-    given = list(child.values()) + list(child.get("_args", ())) + list(child.get("_kwargs", {}).values())
+    given = list(child.values())
+    for name in ("_args", "_kwargs"):
+        given.extend(_elements(child.get(name)))
     for each in given:
-        for queue in [each] if isinstance(each, _Queue) else _elements(each):
-            if isinstance(queue, _Queue):
+        for queue in [each] if _is_queue(each) else _elements(each):
+            if _is_queue(queue):
                 queue._come()
+
+
+def _is_queue(given):
+    # Not `isinstance`, which asks the object too, and that may raise.
+    return issubclass(type(given), _Queue)
 
 
 def _elements(given):

@@ -106,6 +106,80 @@ def test_derived_classes_travel(made):
     assert same(by_handle(private), private)
 
 
+def measured(array, unit):
+    result = array.view(Measured)
+    result.unit = unit
+    return result
+
+
+class Measured(snp.SharedNDArray):
+    """With something that travels along, beside the handle."""
+
+    unit = None
+
+    def __reduce__(self):
+        return measured, (self.view(snp.SharedNDArray), self.unit)
+
+
+class Titled(snp.SharedNDArray):
+    """As NumPy's manual has it, by value."""
+
+    title = None
+
+    def __reduce__(self):
+        make, args, state = super().__reduce__()
+        return make, args, (state, self.title)
+
+    def __setstate__(self, state):
+        super().__setstate__(state[0])
+        self.title = state[1]
+
+
+class Counted(snp.SharedNDArray):
+    count = 0
+
+    def __reduce_ex__(self, protocol):
+        type(self).count += 1
+        return super().__reduce_ex__(protocol)
+
+
+class MoreCounted(Counted):
+    pass
+
+
+def by_queue(obj):
+    queue = snp.Queue()
+    queue.put(obj)
+    return queue.get()
+
+
+def by_value(obj, protocol=pickle.HIGHEST_PROTOCOL):
+    return pickle.loads(pickle.dumps(obj, protocol))
+
+
+@pytest.mark.parametrize("send", [by_handle, by_queue])
+def test_derived_classes_may_say_what_is_sent(made, send):
+    a = made([1, 2, 3])
+    b = send(measured(a, "mm"))
+    assert (type(b), b.unit) == (Measured, "mm") and memory_of(b) == memory_of(a)
+    [b] = send([measured(a[::2], "mm")])
+    assert (type(b), b.unit) == (Measured, "mm") and memory_of(b) == memory_of(a)
+
+
+@pytest.mark.parametrize("send", [by_handle, by_queue] + [
+    lambda obj, protocol=protocol: by_value(obj, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)])
+def test_derived_classes_may_say_what_is_sent_by_value(made, send):
+    for a in (made(np.arange(6).reshape(2, 3)).view(Titled), np.arange(6).reshape(3, 2).T.view(Titled)):
+        a.title = "A"
+        b = send(a)
+        assert (type(b), b.title) == (Titled, "A") and same(a, b) and not np.may_share_memory(a, b)
+    for kind in (Counted, MoreCounted):
+        kind.count = 0
+        a = made([1, 2, 3]).view(kind)
+        b = send(a)
+        assert type(b) is kind and same(a, b) and kind.count == 1
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_pickles_are_values(made, protocol):
     a = made(np.arange(12.0).reshape(3, 4))

@@ -35,6 +35,8 @@ RESULTS = """
     np.percentile(a,3,axis=0)  np.cov(a)  np.kron(a,a)  np.gradient(a[0])  np.interp(a[0],a[1],a[2])
     np.linalg.inv(a[:3,:3]+np.eye(3))  np.linalg.solve(a[:3,:3]+np.eye(3),a[:,0])  np.linalg.svd(a)[1]
     np.linalg.det(a[:3,:3])  np.linalg.norm(a)  np.fft.fft(a)  np.apply_along_axis(sum,0,a)
+    np.apply_along_axis(np.sum,0,a[0])  np.apply_along_axis(len,0,a[0])  np.apply_over_axes(np.sum,a,[0,1])
+    np.add(a[0,0,...],1,out=np.ones(()))  np.linalg.inv(a[:1,1:2])  np.linalg.det(a[1:2,1:2])
     np.vectorize(float)(a)  np.modf(a)[0]  np.frexp(a)[1]  np.add.reduce(a)  np.add.accumulate(a)
     np.add.outer(a,a)  np.add.reduceat(a,[0,1])  np.add(a[0,0,...],1)  np.asarray(a)  np.ma.array(a).data+0
     np.zeros(3).view(S)  copy.copy(a)  copy.deepcopy(a)  pickle.loads(pickle.dumps(a[::-1].T,4))

@@ -342,14 +342,15 @@ def test_worker_pool_with_recycled_workers():
 
 def test_drop_inherited():
     a = snp.full(1000, 7.0)
+    z = snp.full(1000, 7 + 7j)
     view = a[::2]
     flags = a.view(np.bool_)[:10]
 
     def work():
         stats = snp.stats()
-        assert stats["inherited_blocks"] == 1 and stats["inherited_bytes"] >= 8000
+        assert stats["inherited_blocks"] == 2 and stats["inherited_bytes"] >= 24000
         mine = snp.full(10, 1.0)
-        assert snp.drop_inherited() == 1
+        assert snp.drop_inherited() == 2
         stats = snp.stats()
         assert (stats["inherited_blocks"], stats["held_blocks"]) == (0, 1)
         uses = [
@@ -360,6 +361,8 @@ def test_drop_inherited():
             lambda: snp.array(a), lambda: snp.Queue().put(a),
             lambda: np.add(mine, 1, out=np.ones(10), where=flags),
         ]
+        uses += [lambda array=array, name=name: setattr(array, name, 0)
+                 for array in (a, view, z) for name in ("real", "imag", "flat")]
         for number, use in enumerate(uses):
             with pytest.raises((ValueError, BufferError), match="drop_inherited"):
                 use()
@@ -367,6 +370,11 @@ def test_drop_inherited():
         # What is the child's own goes on.
         mine += 1
         assert mine.sum() == 20 and (mine + mine)[0] == 4 and repr(mine).startswith("SharedNDArray")
+        pair = snp.full(2, 1j)
+        pair.real, pair.imag, mine.flat = 3, 4, 2
+        assert pair.tolist() == [3 + 4j] * 2
+        with pytest.raises(AttributeError):
+            mine.T = mine
         mask = snp.array([True, False] * 5)
         assert np.add(mine, 1, out=np.zeros(10), where=mask).sum() == 15
         assert np.add.reduce(np.ones(10), where=mask) == 5
@@ -374,4 +382,4 @@ def test_drop_inherited():
         return True
 
     forked(work)
-    assert (a == 7).all()
+    assert (a == 7).all() and (z == 7 + 7j).all()

@@ -10,6 +10,7 @@ np = pytest.importorskip("numpy")
 import shared_numpy as snp  # noqa: E402
 from array_samples import SAMPLES, same  # noqa: E402
 from named_files import make, path_of  # noqa: E402
+from programs import run  # noqa: E402
 
 
 @pytest.mark.parametrize("key", sorted(SAMPLES))
@@ -83,6 +84,41 @@ def test_a_full_file_system_is_an_error_with_figures(name):
     assert refused.value.errno == errno.ENOSPC
     assert str(2 ** 55 + 4096) in str(refused.value), "with its header"
     assert not os.path.exists(path_of(name))
+
+
+def test_more_than_a_limit_is_an_error_with_figures(name, tmp_path):
+    told = run(tmp_path, """
+        import os, sys
+        import shared_numpy as snp
+        name = sys.argv[1]
+        small = snp.ndarray(1 << 20, "u1", name=name)
+        small.unlink()
+        for size, persist in (1 << 25, False), (1 << 40, True):
+            try:
+                snp.ndarray(size, "u1", name=name, persist=persist)
+            except (MemoryError, OSError) as error:
+                print(type(error).__name__, error, os.path.exists("/dev/shm/" + name))
+        # One with holes, as somebody may have copied it.
+        holes = snp.ndarray(1 << 20, "u1", name=name)
+        with open("/dev/shm/" + name, "rb") as file:
+            header = file.read(1 << 20)
+        with open("/dev/shm/" + name + "_copy", "wb") as file:
+            file.write(header)
+            file.truncate(os.path.getsize("/dev/shm/" + name))
+        os.environ["SHARED_NUMPY_LIMIT"] = "1K"
+        try:
+            snp.attach(name + "_copy")
+        except MemoryError as error:
+            print(error)
+        assert (snp.attach(name + "_copy", readonly=True) == 0).all()
+        os.unlink("/dev/shm/" + name + "_copy")
+    """, name.strip("/"), SHARED_NUMPY_LIMIT="16M").splitlines()
+    large, larger, holes = told
+    assert large.startswith("MemoryError") and str((1 << 25) + 4096) in large and large.endswith("False")
+    assert "SHARED_NUMPY_LIMIT" in large and str(16 << 20) in large
+    # What /dev/shm has no room for is told as that.
+    assert larger.startswith("OSError") and str((1 << 40) + 4096) in larger and larger.endswith("False")
+    assert "4096 bytes asked" in holes and "SHARED_NUMPY_LIMIT" in holes
 
 
 def test_a_name_is_taken_once(name):

@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import math
 import multiprocessing
 import os
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -51,6 +54,32 @@ def test_timeouts():
             with pytest.raises(Full):
                 await queue.aput(2, timeout)
         assert queue.get_many(5) == [1]
+
+    run(main())
+
+
+def test_numbers_of_any_type_are_timeouts():
+    async def main():
+        queue = Queue(1)
+        for timeout in (Fraction(1, 100), Decimal("0.01"), True * 0.01):
+            with pytest.raises(Empty):
+                await queue.aget(timeout)
+
+    run(main())
+
+
+@pytest.mark.parametrize("timeout, error", [(math.nan, ValueError), (Decimal("nan"), ValueError), ("1", TypeError)])
+def test_what_is_no_timeout(timeout, error):
+    async def main():
+        queue = Queue(1)
+        for number in range(2):  # one has to wait, the other has not
+            with pytest.raises(error):
+                await asyncio.wait_for(queue.aget(timeout), 10)
+            with pytest.raises(error):
+                await asyncio.wait_for(queue.aput(2, timeout), 10)
+            assert queue.qsize() == number
+            if not number:
+                queue.put(1)
 
     run(main())
 

@@ -95,6 +95,41 @@ def test_the_last_peer_was_killed(tmp_path, context):
     """, context.get_start_method()) == "died\n" * 6 + "1 None 5\n"
 
 
+@pytest.mark.parametrize("attributes", [
+    "_args=argparse.Namespace(verbose=True)", "_kwargs=argparse.Namespace(verbose=True)", "_args=None, _kwargs=[1]",
+    "_args=7, _kwargs='text'", "first=Sulky()"])
+def test_a_process_that_calls_other_things_args(tmp_path, attributes):
+    assert run(tmp_path, START + """
+    import argparse
+
+    class Sulky:
+        @property
+        def __class__(self):
+            raise RuntimeError("not now")
+
+    class Worker(multiprocessing.get_context("fork").Process):
+        def __init__(self, end, queue):
+            super().__init__()
+            self.__dict__.update(%s)
+            self.end, self.queue = end, queue
+        def run(self):
+            self.end.send("ready")
+            time.sleep(100)
+
+    queue = snp.Queue()
+    mine, its = multiprocessing.Pipe()
+    process = Worker(its, queue)
+    process.start()
+    mine.recv()
+    os.kill(process.pid, signal.SIGKILL)
+    try:
+        queue.get(timeout=30)
+    except snp.PeerDied:
+        print("died")
+    process.join()
+    """ % attributes) == "died\n"
+
+
 @needs_tracker
 def test_what_a_producer_leaves_outlives_it(tmp_path, context):
     """Locks and queues too, which expire in other pickles when their sender has ended."""

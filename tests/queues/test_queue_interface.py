@@ -1,6 +1,7 @@
 """Queues in one process: the interface of multiprocessing's, limits, batches, errors."""
 
 import gc
+import math
 import multiprocessing
 import pickle
 import queue as standard
@@ -164,13 +165,13 @@ def test_timeouts_that_are_long(timeout):
     thread.join()
 
 
-@pytest.mark.parametrize("timeout", ["1", [], 1j])
-def test_what_is_no_timeout(timeout):
-    queue = Queue(1)
-    with pytest.raises((TypeError, ValueError)):
-        queue.get(timeout=timeout)
-    with pytest.raises((TypeError, ValueError)):
-        queue.put(1, timeout=timeout)
+@pytest.mark.parametrize("timeout, error", [("1", TypeError), ([], TypeError), (1j, TypeError), (math.nan, ValueError)])
+def test_what_is_no_timeout(timeout, error):
+    queue = snp.JoinableQueue(1)
+    for use in (queue.get, lambda timeout: queue.put(1, timeout=timeout), queue.join,
+                lambda timeout: queue.put_many([1], timeout=timeout), lambda timeout: queue.get_many(1, timeout=timeout)):
+        with pytest.raises(error):
+            use(timeout=timeout)
     assert queue.empty()
 
 

@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
@@ -41,6 +42,47 @@ class Slotted:
 
 class Branded(snp.SharedNDArray):
     """A user's class of shared arrays."""
+
+
+class MyLock(snp.Lock):
+    """Users' classes of what is shared itself."""
+
+
+class MySemaphore(snp.BoundedSemaphore):
+    pass
+
+
+class MyCondition(snp.Condition):
+    pass
+
+
+class MyNumber(snp.AtomicInt):
+    pass
+
+
+class MyQueue(snp.JoinableQueue):
+    pass
+
+
+class MyLatest(snp.Latest):
+    pass
+
+
+def labelled(number, label):
+    result = Labelled()
+    result._cell, result.label = number._cell, label
+    return result
+
+
+class Labelled(snp.AtomicInt):
+    """One that says itself what is sent."""
+
+    label = None
+
+    def __reduce__(self):
+        number = snp.AtomicInt()
+        number._cell = self._cell
+        return labelled, (number, self.label)
 
 
 class Titled(np.ndarray):
@@ -219,6 +261,27 @@ def test_locks_and_their_kin(queue):
         pass
     assert got[4].acquire(False) and got[4].acquire(False) and not semaphore.acquire(False)
     assert got[0] is got[5]
+
+
+@pytest.mark.parametrize("make", [
+    MyLock, lambda: MySemaphore(3), MyCondition, lambda: MyNumber(7), MyQueue, lambda: MyLatest((2, 3))])
+def test_classes_of_ones_own_of_what_is_shared(queue, make):
+    one = make()
+    for got in through(queue, one):
+        assert type(got) is type(one)
+    assert type(ForkingPickler.loads(ForkingPickler.dumps(one))) is type(one)
+    with pytest.raises(RuntimeError, match="inheritance"):
+        pickle.dumps(one)
+    if type(one) is MyNumber:
+        assert got.add() == one.load() == 8
+
+
+def test_classes_of_ones_own_that_say_what_is_sent(queue):
+    one = Labelled(1)
+    one.label = "A"
+    for got in list(through(queue, one)) + [ForkingPickler.loads(ForkingPickler.dumps(one))]:
+        assert (type(got), got.label) == (Labelled, "A")
+        assert got.add() == one.load()
 
 
 def test_a_queue_to_answer_to(queue):
@@ -435,6 +498,17 @@ def test_metadata_of_a_dtype(queue):
     for a in (np.ones(3, dtype), snp.array(np.ones(3, dtype)), np.ones(MANY, dtype)):
         for got in through(queue, a):
             assert same(got, a)
+
+
+@pytest.mark.parametrize("length", [3, MANY])
+def test_numbers_that_have_fields(queue, length):
+    dtype = np.dtype((np.int32, [("low", "i2"), ("high", "i2")]))
+    a = np.arange(length).astype(dtype)
+    assert a.dtype.names == ("low", "high")
+    for each in (a, a[::-1], snp.array(a), snp.array(a)[::2]):
+        for got in through(queue, each):
+            assert got.dtype.names == each.dtype.names and got.dtype.kind == "i"
+            assert same(each, got) and (got["high"] == each["high"]).all()
 
 
 def test_many_views_of_one_array_are_one_hold(queue):

@@ -7,10 +7,12 @@ import threading
 
 import pytest
 
-import shared_numpy as snp
-from queue_watch import PATIENCE_S, kept
-from shared_numpy import Queue
-from shared_numpy.queue import Empty, Full
+np = pytest.importorskip("numpy")
+
+import shared_numpy as snp  # noqa: E402
+from queue_watch import PATIENCE_S, kept  # noqa: E402
+from shared_numpy import Queue  # noqa: E402
+from shared_numpy.queue import Empty, Full  # noqa: E402
 
 
 class Enough(Exception):
@@ -104,6 +106,27 @@ def test_a_handler_that_gets_and_puts_while_many_are_put():
     signal.setitimer(signal.ITIMER_REAL, 0)
     got += queue.get_many(10) if not queue.empty() else []
     assert got == ["full"] + list(range(10))
+
+
+@pytest.mark.parametrize("take", [
+    lambda a: a.resize(10, refcheck=False), lambda a: a.resize(1 << 22, refcheck=False),
+    lambda a: a.__setstate__(np.arange(5).__reduce__()[2])])
+@pytest.mark.parametrize("length", [100, 1 << 20])
+@pytest.mark.parametrize("put", [
+    lambda full, a: full.put(a, timeout=PATIENCE_S), lambda full, a: full.put_many(["x", a], timeout=PATIENCE_S)])
+def test_a_handler_that_takes_an_arrays_memory_away(take, length, put):
+    full, a = full_queue(), np.ones(length)
+    snp.empty(1)  # before that an array is pickled at once
+
+    def handler():
+        take(a)
+        full.get()
+
+    with soon(handler), pytest.raises(ValueError, match="other memory"):
+        put(full, a)
+    assert full.empty()
+    full.put(a)
+    assert full.get().tolist() == a.tolist()
 
 
 def test_a_handler_that_is_done_with_everything():

@@ -10,6 +10,18 @@
 //! code (`__index__`, a generator, finalisers) end in the same way. Those that this
 //! crate makes knowingly are here; PyO3's own (the conversion of arguments, garbage
 //! collection when it makes an object) are out of reach.
+//!
+//! PyO3 keeps a count for each thread of how often it was attached, which only its own ways
+//! of attaching change, and which decides what becomes of a `Py<T>` or a `PyErr` that is
+//! dropped:
+//!
+//! - In a function that CPython called by a slot or method of ours the lock is held and the
+//!   count may be zero. What is dropped then stays until PyO3 is next asked for something,
+//!   which may be never. So errors are made, raised and dropped in [`counted`].
+//! - In [`detached`] below a function of PyO3's the lock is not held and the count is not
+//!   zero. What was dropped then would be given back at once, beside other threads. So
+//!   nothing of Python's is dropped, or owned, by what runs there, but in
+//!   [`Detached::attached`].
 
 #![allow(unsafe_code)]
 
@@ -76,6 +88,22 @@ fn the<F: Copy>(function: &'static F) -> F {
     unsafe { ptr::read_volatile(function) }
 }
 
+/// Runs `work` where PyO3 knows that this thread is attached; see above.
+///
+/// Not `Python::attach`, which refuses in an interpreter that is shutting down: the lock is
+/// held, and whoever was called then may fail like everybody else.
+pub(crate) fn counted<R>(_py: Python<'_>, work: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
+    // SAFETY: `_py` proves that there is an interpreter and that this thread is attached to
+    // it, so that nothing is waited for.
+    unsafe { Python::attach_unchecked(work) }
+}
+
+/// Makes `error` the pending exception, in a function that CPython called.
+#[cold]
+pub(crate) fn raise(py: Python<'_>, error: PyErr) {
+    counted(py, |py| error.restore(py));
+}
+
 /// The interpreter lock is released while this lives.
 pub(crate) struct Detached {
     state: *mut ffi::PyThreadState,
@@ -83,7 +111,8 @@ pub(crate) struct Detached {
 
 /// Runs `work` with the interpreter lock released.
 ///
-/// `work` must not touch Python, except through [`Detached::attached`].
+/// `work` must not touch Python, nor drop anything of Python's, except through
+/// [`Detached::attached`].
 pub(crate) fn detached<R>(_py: Python<'_>, work: impl FnOnce(&mut Detached) -> R) -> R {
     // SAFETY: `_py` proves that this thread holds the lock.
     let state = unsafe { PyEval_SaveThread() };
@@ -123,8 +152,8 @@ impl Detached {
         restore(self.state);
         let _attached = Attached(self);
         // SAFETY: `restore` has just given this thread the lock, and it is kept
-        // until `work` is done.
-        work(unsafe { Python::assume_attached() })
+        // until `work` is done. Counted, because `work` may drop an exception.
+        counted(unsafe { Python::assume_attached() }, work)
     }
 
     /// Runs pending signal handlers; whether none has raised anything.
@@ -132,7 +161,16 @@ impl Detached {
     /// What one raises takes the place of what another has raised before: here, because an
     /// exception can be let go of only with the lock held.
     pub(crate) fn hear_signals(&mut self, raised: &mut Option<PyErr>) -> bool {
-        self.attached(|py| match check_signals(py) {
+        self.hear_signals_and(raised, &|_| Ok(()))
+    }
+
+    /// As [`Detached::hear_signals`], and looks at what Python code may have done meanwhile.
+    pub(crate) fn hear_signals_and(
+        &mut self,
+        raised: &mut Option<PyErr>,
+        look: &dyn Fn(Python<'_>) -> PyResult<()>,
+    ) -> bool {
+        self.attached(|py| match check_signals(py).and_then(|()| look(py)) {
             Ok(()) => true,
             Err(error) => {
                 *raised = Some(error);

@@ -86,7 +86,7 @@ impl LatestCell {
         let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
             self.channel.wait(after, left_ns, keep_going)
         };
-        match waiting(py, timeout_ns, &|| true, work)? {
+        match waiting(py, timeout_ns, &|| true, &|_| Ok(()), work)? {
             Ok(received) => Ok(Some(received)),
             Err(Stop::TimedOut) => Ok(None),
             Err(Stop::Failed(Error::PeerDied)) => Err(PeerDied::new_err(

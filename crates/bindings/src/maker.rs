@@ -91,7 +91,7 @@ unsafe extern "C" fn make<const WHICH: usize>(
     let (given, with_name) = given.split_at(given.len() - by_keyword);
     // SAFETY: live arguments, and a tuple of their names.
     let sorted = unsafe { sort_out(given, with_name, keywords) };
-    // SAFETY: CPython calls with the GIL held.
+    // SAFETY: CPython calls with the GIL held. PyO3 does not know of it: see `guarded`.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: null or live arguments.
     unsafe {
@@ -111,7 +111,7 @@ unsafe extern "C" fn make_36<const WHICH: usize>(
 ) -> *mut ffi::PyObject {
     // SAFETY: a tuple, and a dictionary or null.
     let sorted = unsafe { sort_out_36(args, keywords) };
-    // SAFETY: CPython calls with the GIL held.
+    // SAFETY: as in `make`.
     let py = unsafe { Python::assume_attached() };
     let slowly = |slow: &Bound<'_, PyAny>| {
         // SAFETY: a tuple, and a dictionary or null.
@@ -123,6 +123,9 @@ unsafe extern "C" fn make_36<const WHICH: usize>(
 
 /// The array that was asked for, made quickly if that can be, else by `slowly`, which calls
 /// the function it is given; null with an exception set.
+///
+/// PyO3 need not know that the thread is attached: nothing of Python's is dropped before it is
+/// told, but references that are bound to `py`, which are given back at once in any case.
 ///
 /// # Safety
 ///
@@ -151,7 +154,7 @@ unsafe fn guarded<const WHICH: usize>(
         Ok(Err(error)) => error,
         Err(_) => PySystemError::new_err("a bug in shared_numpy: making an array panicked"),
     };
-    error.restore(py);
+    gil::raise(py, error);
     ptr::null_mut()
 }
 

@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
 use crate::exporter;
+use crate::gil;
 use crate::numpy;
 
 /// The head of NumPy's array object.
@@ -256,8 +257,9 @@ fn array_type<'py>(ndarray: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> 
 
 /// A result of NumPy's as it would be for plain operands: as it is, or a scalar.
 ///
-/// The value of `SharedNDArray.__array_wrap__`, which NumPy calls with the result
-/// and up to two more arguments that do not matter here.
+/// The value of `SharedNDArray.__array_wrap__`, which NumPy calls with the result and up to
+/// two more arguments: one that does not matter here, and since NumPy 2 whether a result
+/// without axes is to become a scalar, which it always did before.
 #[pyfunction]
 #[pyo3(signature = (array, context=None, return_scalar=None))]
 fn array_unwrap<'py>(
@@ -265,8 +267,12 @@ fn array_unwrap<'py>(
     context: Option<&Bound<'py, PyAny>>,
     return_scalar: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _ = (context, return_scalar);
-    if array.get_type_ptr() == NDARRAY.load(Ordering::Relaxed) {
+    let _ = context;
+    let to_scalar = match return_scalar {
+        None => true,
+        Some(told) => told.is_none() || gil::is_true(told)?,
+    };
+    if to_scalar && array.get_type_ptr() == NDARRAY.load(Ordering::Relaxed) {
         // SAFETY: the type was compared: an array, and alive.
         let nd = unsafe { (*array.as_ptr().cast::<ArrayFields>()).nd };
         if nd == 0 {

@@ -16,11 +16,14 @@ pub(crate) type Work<'w, T> =
 
 /// Does `work` until it comes to something other than an interruption.
 ///
-/// When `may_go_on` says no, `work` is interrupted and done again, to see why.
+/// When `may_go_on` says no, `work` is interrupted and done again, to see why. Whenever Python
+/// code may have run `look` is asked, with the interpreter taken back, whether all is as it was;
+/// its error ends the wait.
 pub(crate) fn waiting<T>(
     py: Python<'_>,
     timeout_ns: Option<u64>,
     may_go_on: &dyn Fn() -> bool,
+    look: &dyn Fn(Python<'_>) -> PyResult<()>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Result<T, Stop>> {
     let end_ns = match timeout_ns {
@@ -33,7 +36,9 @@ pub(crate) fn waiting<T>(
         let mut raised = None;
         let done = gil::detached(py, |detached| {
             work(left_ns, &mut || {
-                detached.hear_signals(&mut raised) && fork::epoch() == epoch && may_go_on()
+                detached.hear_signals_and(&mut raised, look)
+                    && fork::epoch() == epoch
+                    && may_go_on()
             })
         });
         match (done, raised) {

@@ -1,9 +1,20 @@
 //! Mapped bytes, behind bounds-checked access that tolerates other writers.
 //!
-//! A [`Mapping`] never hands out a reference to shared bytes: other processes
-//! write them at any time. Bytes are copied out and in, and single words are read
-//! and written whole. What was copied out is the caller's own and can be checked
-//! without changing under the check.
+//! A [`Mapping`] never hands out a reference to shared bytes: other processes, and
+//! other threads of this one, write them at any time. Bytes are copied out and in, and
+//! single words are read and written whole. What was copied out is the caller's own and
+//! can be checked without changing under the check.
+//!
+//! Where the language's memory model ends. It knows atomics beside atomics, and no race
+//! of a plain copy with anything; what another process does it does not know at all. Words
+//! that decide something are atomics everywhere. Bytes are copied plainly though others
+//! may write them meanwhile, and some of these bytes are words at other times: a getter
+//! that was overtaken copies what a putter writes anew in a queue's ring. That is outside the
+//! model, and harmless where this runs, for three reasons. A copy is an opaque run of loads or
+//! stores of mapped memory, which tears at worst. No code is compiled against what was copied
+//! but through `out`, which is read after the copy as ordinary memory. And what was copied
+//! beside a writer is thrown away (the queue's `head` has moved, a generation is another),
+//! or checked like any input.
 //!
 //! The memory stays mapped as long as one `Arc<Mapping>` lives; whoever exports
 //! the address (a buffer, an array) keeps one.
@@ -82,8 +93,9 @@ impl Mapping {
         let from = self.range(offset, out.len())?;
         // SAFETY: `range` checked that `out.len()` bytes from `from` lie inside the
         // mapping, which `self` keeps alive; `out` is ordinary memory of ours, so
-        // the two do not overlap. Another process may write meanwhile: then `out`
-        // holds a mixture of old and new bytes, which callers check like any input.
+        // the two do not overlap. Another process or thread may write meanwhile: then
+        // `out` holds a mixture of old and new bytes, which callers throw away or check
+        // like any input (see the head of this file).
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr(), out.len()) };
         Ok(())
     }
@@ -98,7 +110,9 @@ impl Mapping {
         let from = self.range(offset, len)?;
         out.reserve(len);
         let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: as in `read_bytes`; `reserve` made room for `len` bytes from `to` on.
+        // SAFETY: `range` checked that `len` bytes from `from` lie inside the mapping;
+        // `reserve` made room for as many from `to` on, in memory of the vector's own.
+        // Others may write meanwhile, as in `read_bytes`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
         // SAFETY: so many more bytes are initialised now.
         unsafe { out.set_len(out.len() + len) };
@@ -107,6 +121,9 @@ impl Mapping {
 
     /// Copies `bytes` to `offset`, all of them.
     ///
+    /// Who reads there meanwhile, or writes where a structure lets several write (a list's
+    /// items), makes a mixture, which readers of that structure expect.
+    ///
     /// # Errors
     ///
     /// [`Error::OutOfBounds`], [`Error::ReadOnly`]; nothing is written then.
@@ -114,8 +131,11 @@ impl Mapping {
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.writable_range(offset, bytes.len())?;
         // SAFETY: `writable_range` checked that `bytes.len()` bytes from `to` lie
-        // inside the mapping and that it is mapped writable; `bytes` is ordinary
-        // memory of ours, so the two do not overlap.
+        // inside the mapping and that it is mapped writable. `bytes` is memory of
+        // the caller's own, or an array that is being sent, shared memory perhaps; what is
+        // written to in that case is a new block, or a ring by who has its lock, and nobody
+        // has an array there. So the two do not overlap. Other processes and threads may
+        // read the place, or write to `bytes`, meanwhile: a mixture, as in `read_bytes`.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
         Ok(())
     }
@@ -129,7 +149,8 @@ impl Mapping {
     pub fn zero_bytes(&self, offset: usize, len: usize) -> Result<()> {
         let to = self.writable_range(offset, len)?;
         // SAFETY: `writable_range` checked that `len` bytes from `to` lie inside the
-        // mapping and that it is mapped writable.
+        // mapping and that it is mapped writable. Others that look see a mixture, as in
+        // `write_bytes`.
         unsafe { std::ptr::write_bytes(to.as_ptr(), 0, len) };
         Ok(())
     }
@@ -248,9 +269,12 @@ impl Mapping {
         let at = self.range(offset, 8)?.cast::<u64>();
         // SAFETY: `range` checked that the 8 bytes lie inside the mapping; mappings
         // begin at a page and `offset` is a multiple of 8, so the word is aligned.
-        // The reference borrows `self`, which keeps the mapping. Others access the
-        // bytes too, as atomics or as copies, which an `AtomicU64` allows for. On a
-        // read-only mapping callers only load, which x86-64 and aarch64 do with a
+        // The reference borrows `self`, which keeps the mapping. Who takes a word for
+        // one that decides something accesses it as an atomic, everywhere. That copies run
+        // over it at the same time (`read_bytes` of a ring whose place is written anew) is
+        // more than `from_ptr` allows; the head of this file says why it is harmless: the
+        // word's own accesses are whole in any case, and what was copied is thrown away.
+        // On a read-only mapping callers only load, which x86-64 and aarch64 do with a
         // plain read.
         Ok(unsafe { AtomicU64::from_ptr(at.as_ptr()) })
     }

@@ -12,7 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use shared_numpy_core::list::{Buffer, Error};
 
-use super::key::{Key, key_of, out_of_range, positions};
+use super::key::{Key, OUT_OF_RANGE, key_of, positions};
 use super::value::{Refusal, exception, item_of, object_of, refused};
 use super::{guarded, list_of, no_list};
 use crate::gil;
@@ -32,7 +32,7 @@ unsafe fn get_at(object: *mut ffi::PyObject, index: usize) -> Result<*mut ffi::P
     // SAFETY: the GIL is held.
     let made = unsafe { object_of(item) };
     if made.is_null() {
-        // SAFETY: the GIL is held.
+        // SAFETY: the GIL is held; nothing is dropped here.
         return Err(PyErr::fetch(unsafe { Python::assume_attached() }));
     }
     Ok(made)
@@ -62,11 +62,13 @@ unsafe fn set_at(
     match outcome {
         Ok(()) => Ok(()),
         Err(refusal) => {
-            // SAFETY: the GIL is held.
+            // SAFETY: the GIL is held, of which PyO3 is told before anything is dropped.
             let py = unsafe { Python::assume_attached() };
-            // SAFETY: `value` is alive.
-            let value = unsafe { Bound::from_borrowed_ptr(py, value) };
-            Err(refused(py, refusal, index, &value))
+            Err(gil::counted(py, |py| {
+                // SAFETY: `value` is alive.
+                let value = unsafe { Bound::from_borrowed_ptr(py, value) };
+                refused(py, refusal, index, &value)
+            }))
         }
     }
 }
@@ -84,7 +86,14 @@ pub(super) unsafe extern "C" fn sq_item(
         match usize::try_from(index) {
             // SAFETY: the caller's.
             Ok(index) if index < len => unsafe { get_at(object, index) },
-            _ => Err(out_of_range(false)),
+            _ => {
+                // How every loop over a list ends: not worth an error of PyO3's.
+                // SAFETY: the exception type is a static of the running interpreter.
+                let kind = unsafe { ffi::PyExc_IndexError };
+                // SAFETY: the GIL is held; a C string.
+                unsafe { ffi::PyErr_SetString(kind, OUT_OF_RANGE.as_ptr()) };
+                Ok(ptr::null_mut())
+            }
         }
     };
     // SAFETY: the GIL is held.
@@ -153,17 +162,18 @@ unsafe fn get_slice(
     slice: *mut ffi::PyObject,
     len: usize,
 ) -> Result<*mut ffi::PyObject, PyErr> {
-    // SAFETY: the GIL is held.
-    let py = unsafe { Python::assume_attached() };
-    let mut items = Vec::new();
-    // SAFETY: the caller's.
-    for index in unsafe { positions(py, slice, len) }? {
+    // SAFETY: the GIL is held, of which PyO3 is told before anything is dropped.
+    gil::counted(unsafe { Python::assume_attached() }, |py| {
+        let mut items = Vec::new();
         // SAFETY: the caller's.
-        let item = unsafe { get_at(object, index) }?;
-        // SAFETY: a new reference.
-        items.push(unsafe { Bound::from_owned_ptr(py, item) });
-    }
-    Ok(pyo3::types::PyList::new(py, items)?.into_ptr())
+        for index in unsafe { positions(py, slice, len) }? {
+            // SAFETY: the caller's.
+            let item = unsafe { get_at(object, index) }?;
+            // SAFETY: a new reference.
+            items.push(unsafe { Bound::from_owned_ptr(py, item) });
+        }
+        Ok(pyo3::types::PyList::new(py, items)?.into_ptr())
+    })
 }
 
 /// All or nothing.
@@ -179,26 +189,27 @@ unsafe fn set_slice(
     values: *mut ffi::PyObject,
     len: usize,
 ) -> Result<(), PyErr> {
-    // SAFETY: the GIL is held.
-    let py = unsafe { Python::assume_attached() };
-    // SAFETY: `values` is alive.
-    let values = unsafe { Bound::from_borrowed_ptr(py, values) };
-    // A tuple of our own: nobody changes it meanwhile.
-    let values = gil::tuple(&values)?;
-    // SAFETY: the caller's.
-    let selected = unsafe { positions(py, slice, len) }?;
-    if selected.len() != values.len() {
-        return Err(PyValueError::new_err(format!(
-            "attempt to assign sequence of size {} to slice of size {}: a ShareableList has a fixed length",
-            values.len(),
-            selected.len()
-        )));
-    }
-    for check_only in [true, false] {
-        for (&index, value) in selected.iter().zip(values.iter()) {
-            // SAFETY: the caller's; `value` is alive.
-            unsafe { set_at(object, index, value.as_ptr(), check_only) }?;
+    // SAFETY: the GIL is held, of which PyO3 is told before anything is dropped.
+    gil::counted(unsafe { Python::assume_attached() }, |py| {
+        // SAFETY: `values` is alive.
+        let values = unsafe { Bound::from_borrowed_ptr(py, values) };
+        // A tuple of our own: nobody changes it meanwhile.
+        let values = gil::tuple(&values)?;
+        // SAFETY: the caller's.
+        let selected = unsafe { positions(py, slice, len) }?;
+        if selected.len() != values.len() {
+            return Err(PyValueError::new_err(format!(
+                "attempt to assign sequence of size {} to slice of size {}: a ShareableList has a fixed length",
+                values.len(),
+                selected.len()
+            )));
         }
-    }
-    Ok(())
+        for check_only in [true, false] {
+            for (&index, value) in selected.iter().zip(values.iter()) {
+                // SAFETY: the caller's; `value` is alive.
+                unsafe { set_at(object, index, value.as_ptr(), check_only) }?;
+            }
+        }
+        Ok(())
+    })
 }

@@ -1,5 +1,7 @@
 //! What may stand between the brackets of a list.
 
+use std::ffi::CStr;
+
 use pyo3::exceptions::{PyIndexError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -13,8 +15,11 @@ pub(super) enum Key {
     Slice,
 }
 
+/// What an IndexError says.
+pub(super) const OUT_OF_RANGE: &CStr = c"index out of range";
+
 #[cold]
-pub(super) fn out_of_range(assigning: bool) -> PyErr {
+fn out_of_range(assigning: bool) -> PyErr {
     PyIndexError::new_err(if assigning {
         "assignment index out of range"
     } else {
@@ -67,21 +72,23 @@ pub(super) unsafe fn key_of(
 /// - The GIL is held and `key` is alive.
 #[cold]
 unsafe fn unusual_position(key: *mut ffi::PyObject) -> Result<Option<isize>, PyErr> {
-    // SAFETY: the GIL is held.
-    let py = unsafe { Python::assume_attached() };
-    // SAFETY: `key` is alive.
-    let key = unsafe { Bound::from_borrowed_ptr(py, key) };
-    if key.is_instance_of::<PySlice>() {
-        return Ok(None);
-    }
-    match gil::index(&key) {
-        Ok(position) => Ok(Some(position.extract().unwrap_or(isize::MAX))),
-        Err(error) if !error.is_instance_of::<PyTypeError>(py) => Err(error),
-        Err(_) => Err(PyTypeError::new_err(format!(
-            "ShareableList indices must be integers or slices, not {}",
-            key.get_type().name()?
-        ))),
-    }
+    // SAFETY: the GIL is held, of which PyO3 is told before anything is dropped: errors that
+    // become others are, and with them the frames that they were raised in.
+    gil::counted(unsafe { Python::assume_attached() }, |py| {
+        // SAFETY: `key` is alive.
+        let key = unsafe { Bound::from_borrowed_ptr(py, key) };
+        if key.is_instance_of::<PySlice>() {
+            return Ok(None);
+        }
+        match gil::index(&key) {
+            Ok(position) => Ok(Some(position.extract().unwrap_or(isize::MAX))),
+            Err(error) if !error.is_instance_of::<PyTypeError>(py) => Err(error),
+            Err(_) => Err(PyTypeError::new_err(format!(
+                "ShareableList indices must be integers or slices, not {}",
+                key.get_type().name()?
+            ))),
+        }
+    })
 }
 
 /// The positions that a slice selects.

@@ -6,6 +6,10 @@
 //! are copied out first and become Python objects afterwards. Everything is checked
 //! before anything is changed.
 //!
+//! What is dropped in a slot stays until PyO3 is next asked for something (`gil.rs`), so no
+//! slot drops anything of Python's but in `gil::counted`: a loop over a list would otherwise
+//! grow with each of its ends.
+//!
 //! Item access is far too hot for a method call with its argument parsing, so the
 //! type is made from slots (`mp_subscript` and its kin), which a Python subclass
 //! inherits as they are. Instances of subclasses are freed by CPython's
@@ -31,6 +35,8 @@ use pyo3::prelude::*;
 use shared_numpy_core::list::List;
 
 use access::{assign_subscript, sq_item, subscript};
+
+use crate::gil;
 
 /// The layout of instances. `list` comes from `Arc::into_raw`; null before
 /// `list_open` or `list_fill`.
@@ -68,6 +74,8 @@ fn no_list() -> PyErr {
 
 /// Runs `work`; an error or a panic becomes the pending exception and `failed`.
 ///
+/// What `work` itself drops of Python's it drops in `gil::counted`.
+///
 /// # Safety
 ///
 /// - The GIL is held.
@@ -78,8 +86,9 @@ unsafe fn guarded<R>(failed: R, work: impl FnOnce() -> Result<R, PyErr>) -> R {
         Ok(Err(error)) => error,
         Err(_) => PySystemError::new_err("a bug in shared_numpy: the list code panicked"),
     };
-    // SAFETY: the caller holds the GIL.
-    error.restore(unsafe { Python::assume_attached() });
+    // SAFETY: the caller holds the GIL. That PyO3 does not know of it does not matter: all
+    // that is done with this is to tell it.
+    gil::raise(unsafe { Python::assume_attached() }, error);
     failed
 }
 
@@ -91,8 +100,8 @@ unsafe extern "C" fn length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
     match unsafe { list_of(object) } {
         Some(list) => list.len() as ffi::Py_ssize_t,
         None => {
-            // SAFETY: the GIL is held.
-            no_list().restore(unsafe { Python::assume_attached() });
+            // SAFETY: the GIL is held; as in `guarded`.
+            gil::raise(unsafe { Python::assume_attached() }, no_list());
             -1
         }
     }

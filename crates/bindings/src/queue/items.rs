@@ -17,7 +17,7 @@ use shared_numpy_core::queue::{Item, Message};
 
 use super::pickling::{self, Collected};
 use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE};
-use super::{Opened, SLOW_TO_COPY_BYTES, failure, waiting};
+use super::{Opened, SLOW_TO_COPY_BYTES, failure, waiting_and};
 use crate::block;
 use crate::gil;
 use crate::handle;
@@ -72,9 +72,14 @@ impl Body<'_> {
             Body::Nothing | Body::Array { nbytes: 0, .. } => &[],
             Body::Bytes(bytes) => bytes.as_bytes(),
             // SAFETY: the array is kept alive and has so many bytes there, in one piece: no
-            // Python code of ours has run since that was looked at. While the interpreter is
-            // given up others may write to it, as to the argument of any function of NumPy's
-            // that gives it up: the copy has some of both.
+            // Python code has run in this thread since that was looked at. `put_items` gives
+            // the interpreter up when there is much to copy, or no room, and looks again each
+            // time that Python code has run in this thread, a signal's handler. Other threads
+            // may meanwhile write to the array, as to the argument of any function of NumPy's
+            // that gives the interpreter up: the copy has some of both. That they do not take
+            // the memory itself away (`resize(refcheck=False)`, `__setstate__`) is the
+            // caller's duty, as in those functions; docs/queue.md says so. Whoever does so
+            // while there is no room is found out at the next slice of the wait.
             Body::Array { start, nbytes, .. } => unsafe {
                 std::slice::from_raw_parts(*start, *nbytes)
             },
@@ -99,12 +104,19 @@ pub(super) fn put_all(
         .map(|object| outgoing(opened, object))
         .collect::<PyResult<Vec<_>>>()?;
     // Pickling one may have moved another.
-    if !all.iter().all(|one| one.body.is_where_it_was(py)) {
-        return Err(PyValueError::new_err(
-            "an array was given other memory while objects put with it were pickled",
-        ));
-    }
+    look_again(py, &all)?;
     put_items(py, opened, &all, timeout_ns)
+}
+
+/// An error unless all arrays have their elements still where they were.
+fn look_again(py: Python<'_>, all: &[Outgoing<'_>]) -> PyResult<()> {
+    if all.iter().all(|one| one.body.is_where_it_was(py)) {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(
+        "an array was given other memory while it, or what is put with it, was on its way \
+         into the queue",
+    ))
 }
 
 fn put_items(
@@ -142,7 +154,7 @@ fn put_items(
         put += count;
         done
     };
-    waiting(py, queue, timeout_ns, work)?;
+    waiting_and(py, queue, timeout_ns, &|py| look_again(py, all), work)?;
     Ok(put)
 }
 

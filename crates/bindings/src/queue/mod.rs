@@ -124,7 +124,18 @@ fn waiting<T>(
     timeout_ns: Option<u64>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
-    match waiting::waiting(py, timeout_ns, &|| !queue.is_closed(), work)? {
+    waiting_and(py, queue, timeout_ns, &|_| Ok(()), work)
+}
+
+/// As [`waiting`], and asks `look` after each interruption whether `work` may go on.
+fn waiting_and<T>(
+    py: Python<'_>,
+    queue: &Queue,
+    timeout_ns: Option<u64>,
+    look: &dyn Fn(Python<'_>) -> PyResult<()>,
+    work: &mut Work<'_, T>,
+) -> PyResult<Option<T>> {
+    match waiting::waiting(py, timeout_ns, &|| !queue.is_closed(), look, work)? {
         Ok(done) => Ok(Some(done)),
         Err(Stop::TimedOut) => Ok(None),
         Err(Stop::Failed(error)) => Err(failure(error)),

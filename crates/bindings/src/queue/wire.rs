@@ -64,7 +64,9 @@ fn number_of_twin(api: &Api, py: Python<'_>, seen: &Seen<'_>) -> PyResult<Option
         return Ok(None);
     };
     let is_plain = descr.getattr(intern!(py, "isnative"))?.extract::<bool>()?
-        && descr.getattr(intern!(py, "metadata"))?.is_none();
+        && descr.getattr(intern!(py, "metadata"))?.is_none()
+        // Numbers may have fields as well: np.dtype((np.int32, [("low", "i2"), ("high", "i2")])).
+        && descr.getattr(intern!(py, "names"))?.is_none();
     let dtype = api.dtype_of_number(number).filter(|_| is_plain);
     Ok(dtype.map(|dtype| (number, dtype.item_bytes)))
 }

@@ -109,8 +109,12 @@ impl<'a, 'py> Given<'a, 'py> {
     }
 
     fn named(name: &Bound<'_, PyAny>) -> PyResult<Argument> {
+        // Before 3.9 CPython does not look at the names it hands to a function in C.
+        let name = name
+            .cast::<PyString>()
+            .map_err(|_| PyTypeError::new_err("keywords must be strings"))?;
         let is = |known: &CStr| {
-            // SAFETY: names are text; a C string.
+            // SAFETY: text, as was just checked; a C string.
             unsafe { ffi::PyUnicode_CompareWithASCIIString(name.as_ptr(), known.as_ptr()) == 0 }
         };
         if is(c"block") {
@@ -118,10 +122,13 @@ impl<'a, 'py> Given<'a, 'py> {
         } else if is(c"timeout") {
             Ok(Argument::Timeout)
         } else {
-            let name = name.cast::<PyString>()?.to_string_lossy().into_owned();
-            Err(PyTypeError::new_err(format!(
-                "acquire() has no argument {name:?}: they are block and timeout"
-            )))
+            // Counted: text that is no Unicode makes an error inside, which is dropped.
+            Err(gil::counted(name.py(), |_| {
+                let name = name.to_string_lossy();
+                PyTypeError::new_err(format!(
+                    "acquire() has no argument {name:?}: they are block and timeout"
+                ))
+            }))
         }
     }
 

@@ -21,7 +21,7 @@ use std::cell::{Cell as ThreadCell, RefCell};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use shared_numpy_core::error::{Error, Result as CoreResult};
@@ -214,12 +214,18 @@ fn never(over: Over) -> PyErr {
     PyRuntimeError::new_err(format!("a wait without an end ended: {over:?}"))
 }
 
-/// A timeout in seconds; below zero is none at all, too long to count is for ever.
+/// A timeout in seconds; below zero is none at all, too long to count is for ever. What is no
+/// number is a ValueError: it would be no time here and for ever elsewhere.
 pub(crate) fn timeout_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     let Some(timeout) = timeout else {
         return Ok(None);
     };
     let seconds = gil::float(timeout)?;
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(
+            "a timeout is a number of seconds, not NaN",
+        ));
+    }
     // Saturates at both ends.
     Ok(Some((seconds * 1e9).ceil() as u64).filter(|&ns| ns < u64::MAX))
 }

@@ -22,6 +22,7 @@ use super::arguments::Given;
 use super::lock::{AnyLock, Patience};
 use super::semlock::SemLock;
 use crate::fastcall::{FastCall, METH_FASTCALL, Object};
+use crate::gil;
 
 /// As [`FastCall`], where there are no keywords.
 type FastExit = unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t) -> Object;
@@ -37,7 +38,8 @@ unsafe fn guarded(
     object: Object,
     work: impl FnOnce(Python<'_>, &AnyLock) -> PyResult<Object>,
 ) -> Object {
-    // SAFETY: the caller's promise, here and below.
+    // SAFETY: the caller's promise. PyO3 does not know of it, so what is dropped of Python's
+    // would stay for long: nothing is, since `work` hands its error on, and `fail` tells PyO3.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: alive until the call is done.
     let object = unsafe { Borrowed::from_ptr(py, object) };
@@ -54,7 +56,7 @@ unsafe fn guarded(
 
 #[cold]
 fn fail(py: Python<'_>, error: PyErr) -> Object {
-    error.restore(py);
+    gil::raise(py, error);
     ptr::null_mut()
 }
 

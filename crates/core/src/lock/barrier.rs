@@ -260,9 +260,12 @@ impl<'m, K: Kernel> Barrier<'m, K> {
             }
             match naps.nap(wait, self.lock.kernel, self.phase, phase) {
                 Ok(Nap::Look) => {}
-                Ok(Nap::Slice) => self.look_after_parties(wait)?,
-                Err(stop) if is_forked() => return Err(stop),
-                Err(stop) => return self.give_up(wait, phase, stop),
+                Ok(Nap::Slice) => {
+                    if let Err(stop) = self.look_after_parties(wait) {
+                        return self.give_up(wait, phase, stop, is_forked);
+                    }
+                }
+                Err(stop) => return self.give_up(wait, phase, stop, is_forked),
             }
         }
     }
@@ -374,21 +377,35 @@ impl<'m, K: Kernel> Barrier<'m, K> {
         found
     }
 
-    /// A party that waited in vain breaks the phase, unless that is over by now.
-    fn give_up(&self, wait: &mut Wait<'_>, phase: u64, stop: Stop) -> Result<(), Stop> {
-        // Who was interrupted already is not asked again.
-        let mut on = || true;
-        let mut patient = Wait {
-            me: wait.me,
-            timeout_ns: None,
-            is_gone: wait.is_gone,
-            keep_going: if stop == Stop::Interrupted {
-                &mut on
-            } else {
-                wait.keep_going
-            },
+    /// A party that waited in vain breaks the phase, unless that is over by now. Not the
+    /// child of one: that was forked meanwhile and is no party.
+    fn give_up(
+        &self,
+        wait: &mut Wait<'_>,
+        phase: u64,
+        stop: Stop,
+        is_forked: &dyn Fn() -> bool,
+    ) -> Result<(), Stop> {
+        if is_forked() {
+            return Err(stop);
+        }
+        let entered = if stop == Stop::Interrupted {
+            // Who was interrupted already is not asked again: the phase counts it as arrived
+            // and would wait for it for ever.
+            self.enter(&mut Wait {
+                me: wait.me,
+                timeout_ns: None,
+                is_gone: wait.is_gone,
+                keep_going: &mut || true,
+            })
+        } else {
+            self.enter(wait)
         };
-        self.enter(&mut patient)?;
+        match entered {
+            Ok(()) => {}
+            Err(other) if stop == Stop::Interrupted => return Err(other),
+            Err(other) => return self.give_up(wait, phase, other, is_forked),
+        }
         let now = self.phase.load(Ordering::Relaxed);
         if now == phase {
             self.break_now(phase);

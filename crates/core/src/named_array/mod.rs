@@ -6,6 +6,7 @@
 //!   array. In between the maker can have the name's removal arranged, so that being
 //!   killed while memory is reserved leaves nothing.
 //! - Memory is committed before the array is handed out; what is handed out was checked.
+//!   Before that it is compared with what there is ([`limit`]).
 //! - Nobody but the creator's user gets in before the array is complete.
 //! - An array opens only if it belongs to this user or to root, or to whom the caller
 //!   trusts; [`remove`] removes only what it looked at.
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::name::SegmentName;
+use crate::pool::limit;
 use crate::segment::{self, CreateOptions, Reserve, Segment};
 use crate::sys::shm::{self, Identity, OpenFlags, Status};
 use header::{Kind, Place, Spec};
@@ -111,8 +113,8 @@ fn discard(name: &SegmentName, identity: Identity) {
 ///
 /// # Errors
 ///
-/// [`Error::NoSpace`], [`Error::NoMemory`], [`Error::Interrupted`], [`Error::Foreign`]
-/// for an array that cannot be; [`Error::Replaced`] and `ENOENT` when the name was
+/// [`Error::NoSpace`], [`Error::Limit`], [`Error::NoMemory`], [`Error::Interrupted`],
+/// [`Error::Foreign`] for an array that cannot be; [`Error::Replaced`] and `ENOENT` when the name was
 /// removed meanwhile. The name is removed then.
 pub fn fill(
     name: SegmentName,
@@ -149,6 +151,10 @@ fn fill_claimed(
         reserve: Reserve::Always,
     };
     let size_bytes = place.offset_bytes + place.len_bytes;
+    // What the file system has no room for is told below, in its own words.
+    if shm::free_bytes(&fd).is_ok_and(|free_bytes| size_bytes as u64 <= free_bytes) {
+        limit::check(size_bytes as u64, 0)?;
+    }
     let (_, mapping) = Segment::fill(name, &fd, size_bytes, options, keep_going)?;
     header::write(&mapping, &bytes)?;
     if mode & 0o777 != 0o600 {
@@ -177,12 +183,13 @@ impl NamedArray {
     ///
     /// Those of [`Segment::attach`]; [`Error::NotOwner`], [`Error::Replaced`] for another
     /// file than `owner` names, [`Error::Foreign`] for what is no complete named array,
-    /// [`Error::NoSpace`] for one with holes that cannot be filled.
+    /// [`Error::NoSpace`] and [`Error::Limit`] for one with holes that cannot be filled.
     pub fn attach(name: SegmentName, read_only: bool, owner: Owner) -> Result<Self> {
         let check = |fd: &_, status: &Status| {
             owner.check(&name, status)?;
             // Copied here with holes: a first touch could find no memory.
             if !read_only && status.committed_bytes < status.size_bytes {
+                limit::check(status.size_bytes - status.committed_bytes, 0)?;
                 match shm::reserve(fd, status.size_bytes, &mut || true) {
                     Ok(()) | Err(Errno::OPNOTSUPP) => {}
                     Err(Errno::NOSPC) => {

@@ -1,12 +1,83 @@
 //! Barriers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use shared_numpy_core::lock::barrier::{self, Barrier};
-use shared_numpy_core::lock::wait::Stop;
+use shared_numpy_core::lock::barrier::{self, Barrier, BarrierWords};
+use shared_numpy_core::lock::kernel::System;
+use shared_numpy_core::lock::wait::{Stop, Wait};
+use shared_numpy_core::lock::word::LockWord;
 
 use crate::{LONG_NS, SECOND, memory, someone, wait, wait_with};
+
+/// A party of three that waits at most so long, is interrupted while it waits for the lock of
+/// the barrier's own words, which another has, and finds a second party dead if it is to. What it
+/// ends with, and whether the barrier is broken then.
+fn interrupted_at_the_lock(timeout_ns: u64, is_dead: bool) -> (Result<usize, Stop>, bool) {
+    let [word, spins, phase, arrived] = [const { AtomicU64::new(0) }; 4];
+    let parties = [const { AtomicU64::new(0) }; 6];
+    let lock = LockWord {
+        word: &word,
+        spins: &spins,
+        kernel: System,
+    };
+    let barrier = Barrier::over(
+        lock,
+        BarrierWords {
+            phase: &phase,
+            arrived: &arrived,
+            parties: &parties,
+        },
+    );
+    let (holder, dead) = (someone(9), someone(2));
+    let (is_told, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));
+    let ended = thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let began = Instant::now();
+            let mut wait = Wait {
+                me: someone(1),
+                timeout_ns: Some(timeout_ns),
+                is_gone: &mut |who| {
+                    is_told.fetch_or(who == dead, Ordering::SeqCst);
+                    who == dead
+                },
+                keep_going: &mut || {
+                    // Not in the sleep before: that is another way out.
+                    let is_at_the_lock = if is_dead {
+                        is_told.load(Ordering::SeqCst)
+                    } else {
+                        began.elapsed() > Duration::from_nanos(4 * timeout_ns)
+                    };
+                    is_refused.fetch_or(is_at_the_lock, Ordering::SeqCst);
+                    !is_at_the_lock
+                },
+            };
+            barrier.wait(&mut wait, &mut || true)
+        });
+        while barrier.waiting() < 1 || lock.try_acquire(holder).is_none() {
+            thread::yield_now();
+        }
+        if is_dead {
+            parties[1].store(dead.pack(), Ordering::SeqCst);
+        }
+        while !is_refused.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        lock.release(holder, false);
+        waiter.join().unwrap()
+    });
+    (ended, barrier.is_broken())
+}
+
+#[test]
+fn a_party_that_is_interrupted_at_the_lock_breaks_the_barrier() {
+    // On its way to bury a party, and on its way to break the barrier since its time is over.
+    for (timeout_ns, is_dead) in [(LONG_NS, true), (100_000_000, false)] {
+        let (ended, is_broken) = interrupted_at_the_lock(timeout_ns, is_dead);
+        assert_eq!((ended, is_broken), (Err(Stop::Interrupted), true));
+    }
+}
 
 #[test]
 fn a_barrier_lets_all_pass_or_none() {
