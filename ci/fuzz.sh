@@ -41,7 +41,7 @@ for target; do
     corpus=$root/corpus/$target artifacts=$root/artifacts/$target log=$root/$target.log
     mkdir -p "$corpus" "$artifacts"
     "$root/$host/release/$target" "$corpus" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 \
-        -detect_leaks=0 -max_len=600 -len_control=0 -print_final_stats=1 -artifact_prefix="$artifacts/" >"$log" 2>&1 </dev/null &
+        -detect_leaks=0 -max_len=300 -len_control=0 -print_final_stats=1 -artifact_prefix="$artifacts/" >"$log" 2>&1 </dev/null &
     pid=$!
     code=0
     wait "$pid" || code=$?

@@ -12,7 +12,10 @@ root=${CARGO_TARGET_DIR:-target}/sanitize
 # Sanitizers are flags that stable knows and keeps for itself. A little optimised: what is slow under them is slow by the hour else.
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_DEV_OPT_LEVEL=1
 host=$(rustc -vV | sed -n 's/^host: //p')
-tests() { cargo test --locked --no-fail-fast --target "$host" --target-dir "$root" "$@"; }
+# With a /dev/shm of their own where that can be had: nobody else removes names there, and nothing may be left.
+alone=
+sh ci/own_shm.sh --possible 2>/dev/null && alone="sh ci/own_shm.sh"
+tests() { $alone cargo test --locked --no-fail-fast --target "$host" --target-dir "$root" "$@"; }
 if [ $# -gt 0 ]; then
     tests "$@"
     exit

@@ -164,7 +164,7 @@ pub(crate) fn waiting<T>(
     ask: impl FnOnce(Option<u64>, &mut dyn FnMut() -> bool) -> T,
 ) -> T {
     let mut patience = 0;
-    let soon = Some([0, 100_000][choices.below(2)]);
+    let soon = Some([0, 0, 0, 100_000][choices.below(4)]);
     ask(soon, &mut || {
         patience += 1;
         patience < 3
