@@ -31,6 +31,8 @@ const CHILD_AT: usize = 16_392;
 const TOLD_AT: usize = 16_400;
 const ROUNDS: usize = 20;
 const SHORT_NS: u64 = 1_000_000;
+/// For what comes, however busy the machine is.
+const LONG_NS: u64 = 20_000_000_000;
 const PLACES: usize = 4;
 
 pub(crate) struct Scene {
@@ -142,7 +144,7 @@ pub(crate) const SCENES: &[Scene] = &[
         child: |child| {
             let semaphore = bounded_of(child);
             // A unit of the dead, found at the end of a slice.
-            let wanted = child.wait_for(SHORT_NS, |wait| semaphore.acquire(wait));
+            let wanted = child.wait_for(LONG_NS, |wait| semaphore.acquire(wait));
             wanted.unwrap();
             semaphore.release(child.me);
             child.come_in();
