@@ -6,9 +6,10 @@ import pytest
 
 pytest.importorskip("numpy")
 
-from programs import run
+from programs import needs_tracker, run
 
 
+@needs_tracker  # without one its maker says so on stderr
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_close_after_put_and_unlink_after_get(tmp_path, method):
     out = run(tmp_path, """
