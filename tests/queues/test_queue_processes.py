@@ -385,6 +385,7 @@ def test_a_reply_queue_in_a_request(context):
     assert process.exitcode == 0
 
 
+@needs_tracker  # the child may end before what it has put is received
 def test_a_fork_while_threads_use_the_queue():
     """A child that is forked at whatever moment can use it, and disturbs nobody."""
     queue, back = Queue(4), Queue()
