@@ -128,7 +128,7 @@ impl Drop for Hold {
         let size_bytes = self.size_bytes as u64;
         if is_last
             && size_bytes >= LARGE_BYTES
-            && let Some((tracker, owner)) = registry.note_dropped(self.held.segment, size_bytes)
+            && let Some((tracker, owner)) = registry.note_dropped(self.held, size_bytes)
         {
             drop(registry);
             tracker.dropped(owner);

@@ -380,15 +380,21 @@ impl Registry {
         }
     }
 
-    /// A large block of somebody else's was dropped: it is counted where its owner sees it. If
-    /// the tracker is to hear of it, how, and whose it was; without the lock.
+    /// A large block of somebody else's was dropped: unless another process has it still, it
+    /// is counted where its owner sees it. If the tracker is to hear of it, how, and whose it
+    /// was; without the lock.
     pub(super) fn note_dropped(
         &mut self,
-        segment: SegmentId,
+        held: HeldBlock,
         size_bytes: u64,
     ) -> Option<(Arc<Connection>, Participant)> {
-        let local = self.local(segment)?;
+        let local = self.local(held.segment)?;
         let (family, owner) = (local.family, local.owner);
+        let holder = self.holder(held.segment).ok()?;
+        // What travels again and again, and stays with who sends it, is told to nobody.
+        if holder.segment().is_in_a_row(held.block).ok()? {
+            return None;
+        }
         let member = &self.families[family];
         // A dead owner has an heir.
         if !member.family.counts(owner) || !member.family.has_dropped(owner, size_bytes).ok()? {

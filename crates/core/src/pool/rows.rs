@@ -140,6 +140,17 @@ impl PoolSegment {
         Ok(self.bits(who.slot, place.word)?.load(Ordering::Acquire) & place.bit != 0)
     }
 
+    /// Whether some process holds a block; in doubt it is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`PoolSegment::scan`].
+    pub(crate) fn is_in_a_row(&self, block: usize) -> Result<bool> {
+        let place = Place::of(block);
+        let held = self.scan(place.word)?;
+        Ok(held.is_none_or(|held| held.by_rows & place.bit != 0))
+    }
+
     /// Who holds the blocks of word `word`, as at one instant; `None` when holds
     /// kept moving.
     ///
