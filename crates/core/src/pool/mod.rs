@@ -29,7 +29,6 @@ pub mod holder;
 pub mod idle;
 #[cfg(not(loom))]
 pub mod lend;
-#[cfg(not(loom))]
 pub mod limit;
 #[cfg(not(loom))]
 mod owned;
