@@ -390,6 +390,9 @@ def test_a_fork_while_threads_use_the_queue():
     """A child that is forked at whatever moment can use it, and disturbs nobody."""
     queue, back = Queue(4), Queue()
     stop = []
+    # What is imported at first use is imported: a child that is forked during an import waits for its lock.
+    queue.put(snp.ones(3))
+    queue.get()
 
     def produce():
         while not stop:
