@@ -150,7 +150,7 @@ shared_structs! {
         is_tracker: u64,
         /// What tells the program that runs from the one before `exec`; 0 = not known.
         image: u64,
-        /// Large blocks of its pool that others dropped since it last allocated, in bytes; bit
+        /// Large blocks of its pool that others dropped last since it last allocated, in bytes; bit
         /// 0: a tracker looks whether it does.
         dropped_bytes: u64,
         /// Zero.
