@@ -163,6 +163,7 @@ SAMPLES = [
     lambda a: a[::-1, 3:],
     lambda a: [a, a.T, "and more"],
     lambda a: {"small": np.arange(3.0), "structure": a.view("u4,u4")},
+    lambda a: {"text": "caf\u00e9", 7: [None, True, -(2 ** 40), (1.5, ())], b"": [a.T, np.ones((2, 2)), a, "text"]},
     # In blocks of their own:
     lambda a: bytes(range(5)) * 5000,
     lambda a: np.frombuffer(b"N." + bytes(range(5)) * 5000, "u1"),

@@ -98,11 +98,14 @@ class Titled(np.ndarray):
 
 
 def through(queue, obj):
-    """What arrives of it: alone, inside something, and in a batch; all of which are alike."""
+    """What arrives of it: alone, inside plain data, inside a pickle, and in a batch; all of which are alike."""
     queue.put(obj)
     yield queue.get(timeout=PATIENCE_S)
     queue.put({"it": [obj]})
     yield queue.get(timeout=PATIENCE_S)["it"][0]
+    queue.put({int: [obj]})  # a class is no plain data
+    (got,) = queue.get(timeout=PATIENCE_S)[int]
+    yield got
     assert queue.put_many([obj, 1, (obj,)]) == 3
     first, number, (second,) = queue.get_many(3)
     assert number == 1

@@ -23,6 +23,8 @@ mod functions;
 mod key;
 mod value;
 
+pub(crate) use self::value::{item_of, object_of};
+
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;

@@ -34,7 +34,7 @@ pub(super) fn exception(error: Error) -> PyErr {
 }
 
 /// Why a Python object is no item.
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// An int of more than 64 bits.
     Overflow,
     /// Of no type that a list can hold.
@@ -97,7 +97,7 @@ pub(super) fn refused(
 ///
 /// - The GIL is held and `value` is alive for `'a`.
 #[inline]
-pub(super) unsafe fn item_of<'a>(value: *mut ffi::PyObject) -> Result<Item<'a>, Refusal> {
+pub(crate) unsafe fn item_of<'a>(value: *mut ffi::PyObject) -> Result<Item<'a>, Refusal> {
     // SAFETY: `value` is alive. Exact types first, which most values are.
     if unsafe { ffi::PyLong_CheckExact(value) } != 0 {
         // SAFETY: it is an int.
@@ -171,7 +171,7 @@ unsafe fn int_of<'a>(value: *mut ffi::PyObject) -> Result<Item<'a>, Refusal> {
 ///
 /// - The GIL is held.
 #[inline]
-pub(super) unsafe fn object_of(item: Item<'_>) -> *mut ffi::PyObject {
+pub(crate) unsafe fn object_of(item: Item<'_>) -> *mut ffi::PyObject {
     match item {
         // SAFETY: the GIL is held, here and below.
         Item::Int(value) => unsafe { ffi::PyLong_FromLongLong(value) },

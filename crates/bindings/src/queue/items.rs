@@ -15,8 +15,10 @@ use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation::Hold;
 use shared_numpy_core::queue::{Item, Message};
 
-use super::pickling::{self, Collected};
-use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE};
+use super::along::{self, Collected};
+use super::pickling;
+use super::plain;
+use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE, PLAIN};
 use super::{Opened, SLOW_TO_COPY_BYTES, failure, waiting_and};
 use crate::block;
 use crate::gil;
@@ -40,6 +42,7 @@ enum Body<'py> {
     #[default]
     Nothing,
     Bytes(Bound<'py, PyBytes>),
+    Written(Vec<u8>),
     /// An array in one piece: where its elements begin, and their length.
     Array {
         array: Bound<'py, PyAny>,
@@ -71,6 +74,7 @@ impl Body<'_> {
         match self {
             Body::Nothing | Body::Array { nbytes: 0, .. } => &[],
             Body::Bytes(bytes) => bytes.as_bytes(),
+            Body::Written(bytes) => bytes,
             // SAFETY: the array is kept alive and has so many bytes there, in one piece: no
             // Python code has run in this thread since that was looked at. `put_items` gives
             // the interpreter up when there is much to copy, or no room, and looks again each
@@ -166,10 +170,18 @@ fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoi
             ..Outgoing::default()
         });
     }
-    match lone_array(opened, object)? {
-        Some(outgoing) => Ok(outgoing),
-        None => pickled(opened, object),
+    if let Some(outgoing) = lone_array(opened, object)? {
+        return Ok(outgoing);
     }
+    if let Some(plain) = plain::write(opened.tools.get(), object)? {
+        let [a, b, c, d] = plain.objects_len.to_le_bytes();
+        return Ok(Outgoing {
+            body: Body::Written(plain.bytes),
+            tail: vec![a, b, c, d, PLAIN],
+            along: plain.along,
+        });
+    }
+    pickled(opened, object)
 }
 
 /// An array of plain numbers as an item of its own.
@@ -200,25 +212,8 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
         wire::copy_tail(&mut outgoing.tail, number, &seen);
         return Ok(Some(outgoing));
     }
-    let copied;
-    let (array, kind) = if seen.kind == Kind::Shared {
-        (object, Kind::Shared)
-    } else {
-        let copy = opened.tools.get().copy.bind(py);
-        copied = gil::call(copy, &PyTuple::new(py, [object])?)?;
-        (&copied, Kind::Ordinary)
-    };
-    let Some(mut seen) = ndarray::see(array) else {
-        return Ok(None);
-    };
-    seen.kind = kind;
-    let Some((exporter, len, offset)) = pickling::place(array, &seen, item_bytes)? else {
-        return Ok(None);
-    };
-    let hold = outgoing.along.add(&exporter);
-    let tail = &mut outgoing.tail;
-    wire::held(tail, number, &seen, &exporter, hold, len, offset);
-    Ok(Some(outgoing))
+    let (tail, blocks) = (&mut outgoing.tail, &mut outgoing.along);
+    Ok(along::hold(opened.tools.get(), object, &seen, tail, blocks)?.then_some(outgoing))
 }
 
 fn pickled<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {
@@ -311,6 +306,13 @@ pub(super) fn object_of<'py>(
             let hold = message.take_holds().into_iter().nth(head.hold);
             let hold = hold.ok_or_else(wire::damaged)?;
             head.array_over(block::export(py, hold, head.len_bytes)?)
+        }
+        Some(&PLAIN) => {
+            let holds = message.take_holds();
+            let bytes = Incoming::of(message).last(usize::MAX)?;
+            let (bytes, end) = bytes.split_last_chunk::<5>().ok_or_else(wire::damaged)?;
+            let len = u32::from_le_bytes([end[0], end[1], end[2], end[3]]);
+            pickling::with_arrived(holds, || plain::read(py, bytes, len as usize))
         }
         Some(&PICKLE) => unpickled(py, opened, message, &[]),
         Some(&BUFFERS) => {

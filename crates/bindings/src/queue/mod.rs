@@ -4,13 +4,17 @@
 //!
 //! - Who need not wait keeps the interpreter. Who waits gives it up, runs signal handlers
 //!   between slices of sleep, and ends its wait with the exception of one.
-//! - Bytes and arrays of numbers take no pickle and no Python code. Everything else is
-//!   pickled by the caller's `put`, which raises what that raises, and the queue is as before.
+//! - Bytes, arrays of numbers, and plain data (dictionaries, lists, tuples, text, numbers)
+//!   with such in it take no pickle and no Python code, but for copies of arrays. Everything
+//!   else is pickled by the caller's `put`, which raises what that raises, and the queue is as
+//!   before.
 //! - What is received lies inside what was sent, whatever the bytes say.
 
+mod along;
 mod bell;
 mod items;
 mod pickling;
+mod plain;
 mod wire;
 
 use std::cell::RefCell;

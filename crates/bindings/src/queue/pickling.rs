@@ -4,14 +4,12 @@
 //! as the blocks they lie in, large others as a block they are copied into, once; small
 //! ones go into the pickle. While it is unpickled the holds that came with it are at hand.
 //!
-//! Guarantees: a block goes along once, however many views of it there are; nothing is
-//! collected, or at hand, beyond the call of `put` or `get` that it is for, also when
-//! pickling leads to another put.
+//! Guarantee: nothing is collected, or at hand, beyond the call of `put` or `get` that it is
+//! for, also when pickling leads to another put.
 
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -24,45 +22,13 @@ use shared_numpy_core::participation::Hold;
 use shared_numpy_core::queue::INLINE_MAX_BYTES;
 use shared_numpy_core::view;
 
+use super::along::{Collected, place};
 use super::wire::{self, ANY_DTYPE, COPY, HELD, HeldHead};
 use crate::block;
 use crate::exporter;
 use crate::gil;
 use crate::ndarray::{self, Kind, Seen};
 use crate::numpy::{self, AXES_MAX};
-
-/// What one item takes along.
-#[derive(Default)]
-pub(super) struct Collected {
-    exporters: Vec<Py<PyAny>>,
-    places: HashMap<usize, usize>,
-    /// Which of them are out-of-band buffers of the pickle, in its order, and their lengths.
-    pub(super) buffers: Vec<(usize, usize)>,
-}
-
-impl Collected {
-    /// Takes the block of an exporter along; its index among the item's holds.
-    pub(super) fn add(&mut self, exporter: &Bound<'_, PyAny>) -> usize {
-        let next = self.exporters.len();
-        let index = *self
-            .places
-            .entry(exporter.as_ptr() as usize)
-            .or_insert(next);
-        if index == next {
-            self.exporters.push(exporter.clone().unbind());
-        }
-        index
-    }
-
-    /// The blocks, in their order.
-    pub(super) fn holds<'a>(&'a self, py: Python<'a>) -> Vec<&'a Hold> {
-        // All are exporters of blocks: nothing else is added.
-        let exporters = self.exporters.iter();
-        exporters
-            .filter_map(|it| exporter::block_of(it.bind(py)).map(|(hold, _)| hold))
-            .collect()
-    }
-}
 
 /// A hold that came with an item.
 enum Arrived {
@@ -160,31 +126,6 @@ pub(crate) fn forget() {
     OPENER.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
-/// The block of a shared array, and where the array begins in it; None for others.
-pub(super) fn place<'py>(
-    array: &Bound<'py, PyAny>,
-    seen: &Seen<'_>,
-    item_bytes: usize,
-) -> PyResult<Option<(Bound<'py, PyAny>, usize, i64)>> {
-    let Some(exporter) = ndarray::exporter_of(array) else {
-        return Ok(None);
-    };
-    let Some((hold, len)) = exporter::block_of(&exporter) else {
-        return Ok(None);
-    };
-    let mut axes = [(0, 0); AXES_MAX];
-    let axes = axes
-        .get_mut(..seen.lengths.len())
-        .ok_or_else(wire::damaged)?;
-    for (axis, (&length, &stride)) in axes.iter_mut().zip(seen.lengths.iter().zip(seen.strides)) {
-        *axis = (length as i64, stride as i64);
-    }
-    let start = hold.start().as_ptr() as usize;
-    let offset = view::offset(start, seen.data as usize, axes);
-    view::check(len as u64, offset, axes, item_bytes as i64).map_err(wire::outside)?;
-    Ok(Some((exporter, len, offset)))
-}
-
 /// What stands for `array` in the pickle, if it is of the usual sort.
 fn plainly<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let py = array.py();
@@ -243,6 +184,11 @@ fn queue_reduce<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 /// The array that `queue_reduce` made these bytes of.
 #[pyfunction]
 fn queue_array<'py>(py: Python<'py>, place: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    array_at(py, place)
+}
+
+/// The array of which `wire` says these bytes, whose holds are at hand.
+pub(super) fn array_at<'py>(py: Python<'py>, place: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match place.last() {
         Some(&COPY) => {
             let (len, head) = wire::split_copy(place, 0)?;

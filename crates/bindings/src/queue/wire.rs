@@ -5,6 +5,7 @@
 //! pickle                   | PICKLE
 //! pickle                   | for each buffer: hold, length | u32 length of those | BUFFERS
 //! bytes                    | BYTES
+//! plain data               | u32 length of its objects | PLAIN
 //! an array's elements      | number, flags, lengths | u16 length of those | COPY
 //! nothing                  | number, flags, hold, length of the memory, offset,
 //!                          |   for each axis: length, stride | HELD
@@ -13,7 +14,8 @@
 //! The body comes first because it is aligned then, in the ring or in a block, and
 //! because who unpickles does not mind what follows. Numbers are written as in handles.
 //! The number of an array is its dtype's; a hold is the index of one that came with the
-//! item. Arrays inside other objects are written in the same two ways, into the pickle.
+//! item. Arrays inside other objects are written in the same two ways, into the pickle or
+//! the plain data.
 //!
 //! Guarantee: bytes that were not written here are an error, or an array that lies inside
 //! its memory.
@@ -38,6 +40,7 @@ pub(super) const BUFFERS: u8 = 1;
 pub(super) const BYTES: u8 = 2;
 pub(super) const COPY: u8 = 3;
 pub(super) const HELD: u8 = 4;
+pub(super) const PLAIN: u8 = 5;
 
 /// The "number" of a dtype that is told in another way.
 pub(super) const ANY_DTYPE: u8 = 255;
