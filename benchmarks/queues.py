@@ -24,7 +24,8 @@ import _workers
 import arrays
 
 SLOTS = 8
-# An array may be changed when the queue has taken over as many others as it has room for: multiprocessing pickles late.
+# Who has put an array by copy may change it at once. multiprocessing's queue pickles it later: there it may be changed when as
+# many others were put as the queue has room for.
 TURNS = SLOTS + 2
 KIB_ITEMS = 128  # of 8 bytes
 MIB_ITEMS = 128 * 1024
@@ -38,6 +39,7 @@ IDLE_S = 3
 # on a machine that is busy.
 IDLE_PERCENT = 0.5
 OURS, STANDARD, RING = "shared_numpy.Queue", "multiprocessing.Queue", "a ring made by hand"
+IN_TURN = ", {} arrays in turn".format(TURNS)
 
 
 def ours():
@@ -62,12 +64,12 @@ def wrong(what, number):
 
 # --- items: a maker runs in the producer, a checker in the consumer; each returns the function for one item ---
 
-def numbered(items):
-    """Ordinary arrays with their number at both ends."""
-    frames = [np.arange(items) for _ in range(TURNS)]
+def numbered(items, turns=1):
+    """Ordinary arrays with their number at both ends; `turns` of them, used in turn."""
+    frames = [np.arange(items) for _ in range(turns)]
 
     def make(number):
-        frame = frames[number % TURNS]
+        frame = frames[number % turns]
         frame[0] = frame[-1] = number
         return frame
 
@@ -196,16 +198,22 @@ def show(times, unit="us"):
         _report.figure(name, seconds, unit)
 
 
-def copies(items, counts, goals, quick):
-    """A lone ordinary array put by copy."""
-    maker, checker = functools.partial(numbered, items), functools.partial(check_numbered, items)
-    sides = collections.OrderedDict()
-    for name, open_channel in ((OURS, ours), (RING, ring(items)), (STANDARD, standard)):
-        sides[name] = side(open_channel, maker, checker, counts[name], quick)
+def copies(items, counts, goals, quick, in_turn=False):
+    """A lone ordinary array put by copy: each queue gets as few arrays to put as it can do with. `in_turn`: and all as many
+    as the standard one."""
+    cases = [(OURS, ours, 1, ""), (RING, ring(items), 1, ""), (STANDARD, standard, TURNS, "")]
+    if in_turn:
+        cases += [(name, open_channel, TURNS, IN_TURN) for name, open_channel, _, _ in cases[:2]]
+    checker, sides = functools.partial(check_numbered, items), collections.OrderedDict()
+    for name, open_channel, turns, how in cases:
+        sides[name + how] = side(open_channel, functools.partial(numbered, items, turns), checker, counts[name], quick)
     times = _measure.interleave(sides, 1 if quick else 11)
     show(times)
     for other, goal in goals:
         _report.times_as_fast(OURS, times, OURS, other, goal)
+    if in_turn:
+        for other in (RING + IN_TURN, STANDARD):
+            _report.ratio("{}: times as fast as {}".format(OURS + IN_TURN, other), times[other] / times[OURS + IN_TURN])
 
 
 def small(quick):
@@ -214,8 +222,8 @@ def small(quick):
 
 
 def medium(quick):
-    """An ordinary array of 1 MiB, by copy"""
-    copies(MIB_ITEMS, {OURS: 2000, RING: 2000, STANDARD: 100}, ((RING, 0.95), (STANDARD, 40)), quick)
+    """An ordinary array of 1 MiB, by copy; put again and again, and ten of them in turn, which no cache holds"""
+    copies(MIB_ITEMS, {OURS: 2000, RING: 2000, STANDARD: 100}, ((RING, 0.95), (STANDARD, 40)), quick, in_turn=True)
 
 
 def handles(quick):
@@ -365,7 +373,7 @@ def idle(quick):
 
 def produce_as(channel, producer, warm_up, count, gate):
     """One of several producers; when it began."""
-    make, put, base = numbered(KIB_ITEMS), channel.put, producer << 32
+    make, put, base = numbered(KIB_ITEMS, TURNS), channel.put, producer << 32
     for number in range(warm_up):
         put(make(base + number))
     gate.wait()
