@@ -102,7 +102,8 @@ pub fn same_token(one: &Token, other: &Token) -> bool {
         == 0
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -113,7 +113,8 @@ impl ResourceType {
         Self::ALL.into_iter().find(|rtype| rtype.name() == name)
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    /// The type of that number.
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 }
