@@ -21,7 +21,7 @@ from test_array_garbage import mutated  # noqa: E402
 ERRORS = (ValueError, LookupError, TypeError, RuntimeError, EOFError, BufferError, pickle.UnpicklingError)
 ROUNDS = 1500
 # The last bytes of items.
-PICKLE, BUFFERS, BYTES, COPY, HELD = range(5)
+PICKLE, BUFFERS, BYTES, COPY, HELD, PLAIN = range(6)
 
 
 def bounds(a):
@@ -36,9 +36,24 @@ def bounds(a):
 
 
 def look(obj, dtypes=None):
-    """Checks that an array lies inside its memory, and writes to all of it if that is not too much."""
-    if not isinstance(obj, np.ndarray):
-        return False
+    """Checks that an array lies inside its memory, and writes to all of it if that is not too much. Of containers,
+    all that are in them."""
+    pending, seen = [obj], {}
+    while pending:
+        one = pending.pop()
+        if id(one) not in seen:
+            seen[id(one)] = one
+            if isinstance(one, np.ndarray):
+                look_at_array(one, dtypes)
+            elif isinstance(one, dict):
+                pending += list(one) + list(one.values())
+            elif isinstance(one, (list, tuple)):
+                pending += one
+    return isinstance(obj, np.ndarray)
+
+
+def look_at_array(obj, dtypes):
+    """As `look`."""
     assert dtypes is None or obj.dtype in dtypes
     low, high = bounds(obj)
     memory = _core.array_memory(obj)
@@ -53,7 +68,6 @@ def look(obj, dtypes=None):
         obj.tobytes()
         if obj.flags.writeable:
             obj[...] = 0
-    return True
 
 
 class Place:
@@ -212,3 +226,21 @@ def test_whole_items(a, sample):
         queue.put([a])
         assert (queue.get()[0] == a).all()
     snp.trim(True)
+
+
+def test_a_key_that_would_take_for_ever_to_hash():
+    none, tuple_, list_, dict_, again = 0, 7, 8, 9, 11
+    # [(), (the one before, again), ..., {the last one: None}]: a key of 2 ** 60 tuples in a few bytes.
+    objects = bytes([list_, 62, tuple_, 0])
+    objects += b"".join(bytes([tuple_, 2, again, number, again, number]) for number in range(1, 61))
+    objects += bytes([dict_, 1, again, 61, none])
+    item = objects + struct.pack("<I", len(objects)) + bytes([PLAIN])
+    at = Record.place()
+    queue = Queue()
+    queue.put(b"x" * (len(item) - 1))
+    record = Record(queue)
+    record.view[at + 16:at + 16 + len(item)] = item
+    record.close()
+    with pytest.raises(ValueError):
+        queue.get(timeout=10)
+    assert queue.empty()

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import os
 import pickle
 import struct
 import sys
@@ -13,7 +14,7 @@ np = pytest.importorskip("numpy")
 
 import shared_numpy as snp  # noqa: E402
 from array_samples import memory_of, same  # noqa: E402
-from queue_watch import PATIENCE_S  # noqa: E402
+from queue_watch import PATIENCE_S, kept  # noqa: E402
 from shared_numpy import reduction  # noqa: E402
 
 
@@ -66,13 +67,13 @@ PLAIN = [
     "", "text", "caf\u00e9 \U0001f40d\0", "x" * 16384, [b"", b"\0", b"x" * 16384],
     (), (1,), [], {}, [[]], [()], ({},), {"a": {"b": [1, (2.5, None)]}}, [True, 1, 1.0],
     {1: 1, 1.5: 2, "1": 3, b"1": 4, (1, "1"): 5, None: 6},
-    list(range(1023)), dict.fromkeys(range(500), "again"), nested(32),
+    list(range(255)), dict.fromkeys(range(100), "again"), nested(32),
 ]
 NOT_PLAIN = [
     2 ** 63, -2 ** 63 - 1, "\ud800", "x" * 16385, b"x" * 16385,
     1j, {1, 2}, frozenset(), bytearray(b"x"), range(3), int, collections.OrderedDict(a=1), np.float64(1.5), np.bool_(True),
     Text("x"), Number(1), Entries(a=1), Row([1]), Pair((1,)),
-    list(range(2000)), tuple(range(1024)), nested(33),
+    list(range(256)), tuple(range(1024)), nested(33),
 ]
 
 
@@ -154,6 +155,9 @@ def test_circles(queue):
 @pytest.mark.parametrize("make", [
     lambda: np.arange(50000.0), lambda: np.asfortranarray(np.arange(60000, dtype="i2").reshape(200, 300)),
     lambda: np.arange(50000)[::-3], lambda: np.arange(12).reshape(3, 4)[:, ::2], lambda: np.arange(9)[4:4],
+    lambda: np.arange(60, dtype="u1").reshape(3, 4, 5)[::-1, 1:, ::-2].transpose(2, 0, 1), lambda: np.arange(40, dtype="i2")[::7],
+    lambda: np.arange(24, dtype="c16").reshape(4, 6).T[::2], lambda: np.arange(9, dtype=np.clongdouble)[::4],
+    lambda: np.frombuffer(bytes(range(100)), "u1", 80, 3).view([("a", "u1"), ("b", "f4")])["b"],
     lambda: np.array(7), lambda: np.zeros((3, 0, 5), "c16"), lambda: np.broadcast_to(np.float32(2), (70, 80)),
 ])
 def test_ordinary_arrays_arrive_as_ordinary_arrays(queue, make):
@@ -164,7 +168,47 @@ def test_ordinary_arrays_arrive_as_ordinary_arrays(queue, make):
     assert got["frame"].flags.writeable
     if a.size:
         got["frame"][...] = 0  # the receiver's own
-        assert same(a, make())
+        assert (a == make()).all()
+
+
+def test_small_arrays_in_pieces_are_copied_and_take_no_memory_of_their_own(queue):
+    table = np.arange(4000.0).reshape(1000, 4)
+    for obj in ([table[:, 1]], [table[:, 0], table[::2, 3]]):
+        _, in_flight = kept()
+        queue.put(obj[0] if len(obj) == 1 else obj)
+        assert kept()[1] == in_flight
+        got = queue.get(timeout=PATIENCE_S)
+        for one, other in zip([got] if len(obj) == 1 else got, obj):
+            assert same(one, other) and one.flags.owndata and one.flags.c_contiguous
+
+
+def test_many_objects_are_plain_data_if_arrays_are_among_them(queue):
+    obj = [np.arange(3)] + list(range(800))
+    got, called = called_by(lambda: queue.put(obj) or queue.get(timeout=PATIENCE_S))
+    assert called == [] and got[1:] == obj[1:] and same(got[0], obj[0])
+
+
+def test_keys_that_are_made_of_tuples_that_are_there_twice(queue):
+    key = ("a",)
+    for _ in range(12):
+        key = (key, key)
+    for obj in ({key: 1}, [key[0][0], {key[0][0]: 2}], {(1, ("x", 2.5)): (key[0], key[0])}):
+        queue.put(obj)
+        assert queue.get(timeout=PATIENCE_S) == obj
+
+
+def test_a_named_array_after_a_large_one_does_not_have_that_copied_twice(queue, monkeypatch):
+    name = "queue_plain_{}".format(os.getpid())
+    named, large = snp.ndarray(5, name=name), np.arange(50000)
+    named[:] = 3
+    copied, copy = [], reduction._arrays().array
+    monkeypatch.setattr(reduction._arrays(), "array", lambda a: copied.append(a) or copy(a))
+    try:
+        queue.put([large, named])
+        got = queue.get(timeout=PATIENCE_S)
+        assert len(copied) == 1 and same(got[0], large) and got[1].tolist() == [3] * 5
+    finally:
+        named.unlink()
 
 
 def test_arrays_that_are_not_of_plain_numbers_are_pickled(queue):

@@ -13,9 +13,10 @@ use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
 use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation::Hold;
-use shared_numpy_core::queue::{Item, Message};
+use shared_numpy_core::queue::{INLINE_MAX_BYTES, Item, Message};
 
 use super::along::{self, Collected};
+use super::elements;
 use super::pickling;
 use super::plain;
 use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE, PLAIN};
@@ -212,6 +213,16 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
         wire::copy_tail(&mut outgoing.tail, number, &seen);
         return Ok(Some(outgoing));
     }
+    if seen.kind == Kind::Ordinary
+        && let Some(nbytes) = wire::nbytes_of(seen.lengths, item_bytes)
+        && nbytes as u64 <= INLINE_MAX_BYTES
+    {
+        let mut bytes = Vec::new();
+        // SAFETY: as seen above; `number_of` runs Python code for no array of plain numbers.
+        unsafe { elements::append(&mut bytes, &seen, number, item_bytes, nbytes) };
+        outgoing.body = Body::Written(bytes);
+        return Ok(Some(outgoing));
+    }
     let (tail, blocks) = (&mut outgoing.tail, &mut outgoing.along);
     Ok(along::hold(opened.tools.get(), object, &seen, tail, blocks)?.then_some(outgoing))
 }
@@ -309,7 +320,11 @@ pub(super) fn object_of<'py>(
         }
         Some(&PLAIN) => {
             let holds = message.take_holds();
-            let bytes = Incoming::of(message).last(usize::MAX)?;
+            let incoming = Incoming::of(message);
+            if incoming.len() > plain::LEN_MAX_BYTES {
+                return Err(wire::damaged());
+            }
+            let bytes = incoming.last(plain::LEN_MAX_BYTES)?;
             let (bytes, end) = bytes.split_last_chunk::<5>().ok_or_else(wire::damaged)?;
             let len = u32::from_le_bytes([end[0], end[1], end[2], end[3]]);
             pickling::with_arrived(holds, || plain::read(py, bytes, len as usize))

@@ -12,6 +12,7 @@
 
 mod along;
 mod bell;
+mod elements;
 mod items;
 mod pickling;
 mod plain;

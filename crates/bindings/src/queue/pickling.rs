@@ -23,6 +23,7 @@ use shared_numpy_core::queue::INLINE_MAX_BYTES;
 use shared_numpy_core::view;
 
 use super::along::{Collected, place};
+use super::elements;
 use super::wire::{self, ANY_DTYPE, COPY, HELD, HeldHead};
 use crate::block;
 use crate::exporter;
@@ -148,19 +149,12 @@ fn plainly<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes
         return Ok(Some(PyBytes::new(py, &bytes)));
     }
     let nbytes = wire::nbytes_of(seen.lengths, item_bytes);
-    let is_in_one_piece = seen.is_c_contiguous() || seen.is_f_contiguous();
-    match nbytes {
-        Some(nbytes) if is_in_one_piece && nbytes as u64 <= INLINE_MAX_BYTES => {
-            bytes.reserve(nbytes + 32);
-            // SAFETY: the array has so many bytes in one piece, and the GIL keeps whoever
-            // writes to them through Python away.
-            let elements = unsafe { std::slice::from_raw_parts(seen.data, nbytes) };
-            bytes.extend_from_slice(elements);
-            wire::copy_tail(&mut bytes, number, &seen);
-            Ok(Some(PyBytes::new(py, &bytes)))
-        }
-        _ => Ok(None),
-    }
+    let Some(nbytes) = nbytes.filter(|&nbytes| nbytes as u64 <= INLINE_MAX_BYTES) else {
+        return Ok(None);
+    };
+    // SAFETY: as seen above; `number_of` runs Python code for no array of plain numbers.
+    unsafe { elements::append(&mut bytes, &seen, number, item_bytes, nbytes) };
+    Ok(Some(PyBytes::new(py, &bytes)))
 }
 
 /// What a pickler of a queue makes of an array of exactly NumPy's type or ours: the function

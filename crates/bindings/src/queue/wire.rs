@@ -84,10 +84,11 @@ pub(super) fn nbytes_of(lengths: &[ffi::Py_ssize_t], item_bytes: usize) -> Optio
     product.filter(|&nbytes| isize::try_from(nbytes).is_ok())
 }
 
-/// The tail of an array whose elements are the body, which lie in one piece.
+/// The tail of an array whose elements are the body: in Fortran's order if they lie in one
+/// piece in that, else in C's.
 pub(super) fn copy_tail(tail: &mut Vec<u8>, number: u8, seen: &Seen<'_>) {
     let start = tail.len();
-    let is_fortran = !seen.is_c_contiguous();
+    let is_fortran = seen.is_f_contiguous() && !seen.is_c_contiguous();
     tail.extend_from_slice(&[number, if is_fortran { FORTRAN } else { 0 }]);
     for &length in seen.lengths {
         put(tail, length as u64);

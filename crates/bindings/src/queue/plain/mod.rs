@@ -23,9 +23,12 @@
 //! - What arrives is what a pickle would have brought: objects of exactly these types, in
 //!   their order, and one that is met twice arrives once. What holds anything else, is large,
 //!   deep or contains itself by way of a tuple is no plain data, and is pickled as a whole.
-//! - While the objects are written no Python code runs, so that nobody changes them meanwhile.
-//!   Then come the arrays, the copies of which may let some run.
-//! - Bytes that were not written here are an error, or other plain data.
+//! - The objects are written as they are at one instant. Then come the arrays, the copies of
+//!   which may let Python code run.
+//! - Bytes that were not written here are an error, or other plain data. A tuple that is met
+//!   again is none inside of a key, since hashing it could take for ever.
+
+use shared_numpy_core::queue::INLINE_MAX_BYTES;
 
 mod read;
 mod write;
@@ -46,7 +49,10 @@ const DICT: u8 = 9;
 const ARRAY: u8 = 10;
 const AGAIN: u8 = 11;
 
-/// Larger data gains nothing: what is looked at before something turns up that must be
-/// pickled is looked at for nothing.
-const OBJECTS_MAX: usize = 1024;
+/// More gains nothing, before the first array and in all: what is looked at before something
+/// turns up that must be pickled is looked at for nothing.
+const OBJECTS_MAX: usize = 256;
+const WITH_ARRAYS_MAX: usize = 1024;
 const DEPTH_MAX: usize = 32;
+/// Longer than so many objects and arrays, of [`INLINE_MAX_BYTES`] each.
+pub(super) const LEN_MAX_BYTES: usize = 2 * WITH_ARRAYS_MAX * (INLINE_MAX_BYTES as usize + 512);

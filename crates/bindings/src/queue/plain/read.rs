@@ -29,6 +29,7 @@ pub(in super::super) fn read<'py>(
         arrays,
         met: Vec::new(),
         depth: 0,
+        in_key: false,
     };
     let object = reader.object()?;
     if !reader.rest.is_empty() || !reader.arrays.is_empty() {
@@ -44,6 +45,8 @@ struct Reader<'a, 'py> {
     /// What may be meant again; `None` for a tuple that is not complete.
     met: Vec<Option<Bound<'py, PyAny>>>,
     depth: usize,
+    /// Whether a key is being read.
+    in_key: bool,
 }
 
 impl<'py> Reader<'_, 'py> {
@@ -90,6 +93,9 @@ impl<'py> Reader<'_, 'py> {
                 let number =
                     usize::try_from(number(&mut self.rest)?).map_err(|_| wire::damaged())?;
                 let object = self.met.get(number).cloned().flatten();
+                // Made of tuples that are met again, a short key takes for ever to hash.
+                let object =
+                    object.filter(|it| !(self.in_key && it.is_exact_instance_of::<PyTuple>()));
                 object.ok_or_else(wire::damaged)
             }
             _ => Err(wire::damaged()),
@@ -119,7 +125,9 @@ impl<'py> Reader<'_, 'py> {
         let dict = PyDict::new(self.py);
         self.met.push(Some(dict.clone().into_any()));
         for _ in 0..len {
+            let was_in_key = std::mem::replace(&mut self.in_key, true);
             let key = self.object()?;
+            self.in_key = was_in_key;
             dict.set_item(key, self.object()?)?;
         }
         Ok(dict.into_any())

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -11,11 +12,12 @@ use shared_numpy_core::list::Item;
 use shared_numpy_core::queue::INLINE_MAX_BYTES;
 
 use super::super::along::{self, ByAddress, Collected};
-use super::super::{Tools, wire};
+use super::super::{Tools, elements, wire};
 use super::{
     AGAIN, ARRAY, BYTES, DEPTH_MAX, DICT, FALSE, FLOAT, INT, LIST, NONE, OBJECTS_MAX, TEXT, TRUE,
-    TUPLE,
+    TUPLE, WITH_ARRAYS_MAX,
 };
+use crate::exporter;
 use crate::handle::{fold, put};
 use crate::list::item_of;
 use crate::ndarray::{self, Kind, Seen};
@@ -37,9 +39,10 @@ pub(in super::super) struct Plain {
 pub(in super::super) fn write(tools: &Tools, object: &Bound<'_, PyAny>) -> PyResult<Option<Plain>> {
     let mut writer = Writer {
         out: Vec::new(),
-        left: OBJECTS_MAX,
+        left: WITH_ARRAYS_MAX,
         met: HashMap::default(),
         under_way: Vec::new(),
+        in_key: false,
         arrays: Vec::new(),
     };
     if writer.object(object).is_none() {
@@ -52,7 +55,7 @@ pub(in super::super) fn write(tools: &Tools, object: &Bound<'_, PyAny>) -> PyRes
         along: Collected::default(),
     };
     // Before anything is copied for nothing.
-    if !arrays.iter().all(|array| look(array).is_some()) {
+    if !arrays.iter().all(|array| Look::at(array).is_some()) {
         return Ok(None);
     }
     for array in &arrays {
@@ -63,8 +66,12 @@ pub(in super::super) fn write(tools: &Tools, object: &Bound<'_, PyAny>) -> PyRes
     Ok(Some(plain))
 }
 
-/// Goes through the objects. Its functions give `None` for what is not plain; they run no
-/// Python code and make no Python objects, which could lead to a collection of garbage.
+/// Goes through the objects. Its functions give `None` for what is not plain.
+///
+/// They make no Python objects, which could lead to a collection of garbage, and run no Python
+/// code: nobody changes the objects meanwhile. The exception is text that is no Unicode, after
+/// which there is nothing more to write; if a program has put a handler of its own for that in
+/// the place of Python's, a dictionary or list that changes is not plain.
 struct Writer<'py> {
     out: Vec<u8>,
     /// How many more objects there may be.
@@ -73,12 +80,17 @@ struct Writer<'py> {
     met: HashMap<usize, usize, ByAddress>,
     /// Of the containers around the present object the numbers, and whether each is a tuple.
     under_way: Vec<(usize, bool)>,
+    /// Whether a key is being written.
+    in_key: bool,
     arrays: Vec<Bound<'py, PyAny>>,
 }
 
 impl<'py> Writer<'py> {
     fn object(&mut self, object: &Bound<'py, PyAny>) -> Option<()> {
         self.left = self.left.checked_sub(1)?;
+        if self.left < WITH_ARRAYS_MAX - OBJECTS_MAX && self.arrays.is_empty() {
+            return None;
+        }
         let ty = object.get_type_ptr();
         if ty == &raw mut ffi::PyUnicode_Type || ty == &raw mut ffi::PyBytes_Type {
             return match self.is_first(object)? {
@@ -96,15 +108,15 @@ impl<'py> Writer<'py> {
             return Some(());
         }
         if let Ok(dict) = object.cast_exact::<PyDict>() {
-            self.enter(DICT, dict.len())?;
-            for (key, value) in dict.iter() {
-                self.object(&key)?;
-                self.object(&value)?;
-            }
+            self.pairs(dict)?;
         } else if let Ok(list) = object.cast_exact::<PyList>() {
-            self.enter(LIST, list.len())?;
-            for object in list.iter() {
-                self.object(&object)?;
+            let len = list.len();
+            self.enter(LIST, len)?;
+            for at in 0..len {
+                self.object(&list.get_item(at).ok()?)?;
+            }
+            if list.len() != len {
+                return None;
             }
         } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
             self.enter(TUPLE, tuple.len())?;
@@ -121,6 +133,34 @@ impl<'py> Writer<'py> {
         Some(())
     }
 
+    fn pairs(&mut self, dict: &Bound<'py, PyDict>) -> Option<()> {
+        let (py, len) = (dict.py(), dict.len());
+        self.enter(DICT, len)?;
+        let mut at = 0;
+        for _ in 0..len {
+            let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
+            // SAFETY: a dictionary, and places for what it says.
+            let is_there = unsafe {
+                ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value)
+            };
+            if is_there == 0 {
+                return None;
+            }
+            // SAFETY: the dictionary has them, and nothing has run since; adds a reference.
+            let key = unsafe { Bound::from_borrowed_ptr(py, key) };
+            // SAFETY: as above.
+            let value = unsafe { Bound::from_borrowed_ptr(py, value) };
+            let was_in_key = std::mem::replace(&mut self.in_key, true);
+            self.object(&key)?;
+            self.in_key = was_in_key;
+            self.object(&value)?;
+            if dict.len() != len {
+                return None;
+            }
+        }
+        Some(())
+    }
+
     /// Whether an object is met for the first time; writes which one it is otherwise.
     fn is_first(&mut self, object: &Bound<'py, PyAny>) -> Option<bool> {
         let next = self.met.len();
@@ -130,6 +170,9 @@ impl<'py> Writer<'py> {
         }
         // A tuple is made after what is in it.
         if self.under_way.contains(&(number, true)) {
+            return None;
+        }
+        if self.in_key && object.is_exact_instance_of::<PyTuple>() {
             return None;
         }
         self.out.push(AGAIN);
@@ -181,39 +224,51 @@ impl<'py> Writer<'py> {
     }
 }
 
-/// Of an array of plain numbers what is seen of it, the number of its dtype, and the size of
-/// its elements in bytes; `None` for others.
-fn look<'a>(array: &'a Bound<'_, PyAny>) -> Option<(Seen<'a>, u8, usize)> {
-    let (seen, api) = (ndarray::see(array)?, numpy::api(array.py())?);
-    let (number, item_bytes) = wire::number_of(api, array.py(), &seen)?;
-    let nbytes = wire::nbytes_of(seen.lengths, item_bytes)?;
-    (seen.lengths.len() <= AXES_MAX).then_some((seen, number, nbytes))
+/// What is seen of an array of plain numbers.
+struct Look<'a> {
+    seen: Seen<'a>,
+    number: u8,
+    item_bytes: usize,
+    nbytes: usize,
+}
+
+impl<'a> Look<'a> {
+    /// `None` for other arrays, and for shared ones that are in no block.
+    fn at(array: &'a Bound<'_, PyAny>) -> Option<Self> {
+        let (seen, api) = (ndarray::see(array)?, numpy::api(array.py())?);
+        let (number, item_bytes) = wire::number_of(api, array.py(), &seen)?;
+        let nbytes = wire::nbytes_of(seen.lengths, item_bytes)?;
+        let is_in_block = || {
+            let exporter = ndarray::exporter_of(array);
+            exporter.is_some_and(|exporter| exporter::block_of(&exporter).is_some())
+        };
+        let is_plain =
+            seen.lengths.len() <= AXES_MAX && (seen.kind == Kind::Ordinary || is_in_block());
+        is_plain.then_some(Look {
+            seen,
+            number,
+            item_bytes,
+            nbytes,
+        })
+    }
 }
 
 impl Plain {
     /// Adds an array; whether it is still one of plain numbers: a copy of another one may have
     /// let somebody change it.
     fn add(&mut self, tools: &Tools, array: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some((seen, number, nbytes)) = look(array) else {
+        let Some(look) = Look::at(array) else {
             return Ok(false);
         };
-        let is_in_one_piece = seen.is_c_contiguous() || seen.is_f_contiguous();
-        let mut told = Vec::new();
-        if seen.kind == Kind::Ordinary && is_in_one_piece && nbytes as u64 <= INLINE_MAX_BYTES {
-            wire::copy_tail(&mut told, number, &seen);
-            put(&mut self.bytes, (nbytes + told.len()) as u64);
-            if nbytes > 0 {
-                // SAFETY: the array has so many bytes in one piece, and the GIL keeps whoever
-                // writes to them through Python away.
-                let elements = unsafe { std::slice::from_raw_parts(seen.data, nbytes) };
-                self.bytes.extend_from_slice(elements);
-            }
-        } else {
-            if !along::hold(tools, array, &seen, &mut told, &mut self.along)? {
-                return Ok(false);
-            }
-            put(&mut self.bytes, told.len() as u64);
+        let (seen, nbytes, mut told) = (&look.seen, look.nbytes, Vec::new());
+        if seen.kind == Kind::Ordinary && nbytes as u64 <= INLINE_MAX_BYTES {
+            // SAFETY: as seen just now: what `Look` asks runs Python code for no array that
+            // is plain.
+            unsafe { elements::append(&mut told, seen, look.number, look.item_bytes, nbytes) };
+        } else if !along::hold(tools, array, seen, &mut told, &mut self.along)? {
+            return Ok(false);
         }
+        put(&mut self.bytes, told.len() as u64);
         self.bytes.extend_from_slice(&told);
         Ok(true)
     }
