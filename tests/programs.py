@@ -161,11 +161,6 @@ class Program:
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             stream.close()
 
-    @property
-    def pid(self):
-        """Its first process."""
-        return self._popen.pid
-
     def line(self):
         """The next line that it prints."""
         line = self._popen.stdout.readline()

@@ -32,7 +32,6 @@ from .memory import StaleHandle as StaleHandle
 from .memory import TrackerUnavailable as TrackerUnavailable
 from .memory import drop_inherited as drop_inherited
 from .memory import stats as stats
-from .memory import gc as gc
 from .memory import trim as trim
 from .named import attach as attach
 from .named import unlink as unlink
@@ -84,7 +83,6 @@ __all__ = [
     "from_array",
     "full",
     "full_like",
-    "gc",
     "install",
     "managers",
     "ndarray",

@@ -1,4 +1,4 @@
-"""``python -m shared_numpy``: the installation of an environment, its state, and what dead programs left.
+"""``python -m shared_numpy``: the installation of an environment, and its state.
 
 Exit codes: 0 done (``status``: the standard imports find what they should), 1 not
 done or not so, with the reason on standard error, 2 a usage error.
@@ -65,9 +65,6 @@ def _parser():
         "status", help="what is installed here, and whether it works")
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=_status)
-    command = commands.add_parser(
-        "gc", help="remove named shared memory of programs that were killed together with their trackers")
-    command.set_defaults(run=_gc)
     return parser
 
 
@@ -98,16 +95,6 @@ def _status(options):
     else:
         _print_status(state)
     return 0 if state["works"] else 1
-
-
-def _gc(_options):
-    from . import memory
-    removed = memory.gc()
-    for name in removed:
-        print("removed: " + ascii(name)[1:-1])
-    if not removed:
-        print("nothing was left behind")
-    return 0
 
 
 def status():

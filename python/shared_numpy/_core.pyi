@@ -81,7 +81,6 @@ __all__ = [
     "shm_unlink",
     "stats",
     "tracker",
-    "collect_leftovers",
     "trim",
 ]
 
@@ -528,9 +527,6 @@ def join_family(handle: bytes | str, cookie: bytes) -> None:
 
 def stats() -> dict[str, Any]:
     """What this process has and owns: figures, sizes in bytes, and under "by_holder" who holds its memory."""
-
-def collect_leftovers() -> list[tuple[str, str, int | None]]:
-    """Removes the names that programs left behind whose trackers were killed with them: type, name, and why it failed."""
 
 def trim(in_flight: bool = False) -> int:
     """Gives free memory back to the system, with `in_flight` what was sent and not received, too; how many bytes."""

@@ -4,12 +4,10 @@ Nothing here is needed for memory to come back; it does when the last process th
 can see it drops it or ends.
 """
 
-import os
-
 from . import _core
 from . import _family  # noqa: F401  (says who we are, before anything is made)
 
-__all__ = ["stats", "trim", "gc", "drop_inherited", "StaleHandle", "ForeignHandle",
+__all__ = ["stats", "trim", "drop_inherited", "StaleHandle", "ForeignHandle",
            "TrackerUnavailable"]
 
 StaleHandle = _core.StaleHandle
@@ -52,37 +50,6 @@ def trim(in_flight=False):
         How many bytes went.
     """
     return _core.trim(in_flight)
-
-
-def gc():
-    """Removes named segments, arrays and semaphores of programs that were killed together with their trackers.
-
-    What is left behind otherwise, a tracker removes. Whatever a living program of this user has
-    made is left alone, and so is everything of other users and containers. The next tracker
-    that starts does the same, in silence.
-
-    Returns
-    -------
-    list of str
-        The names that were removed.
-
-    Raises
-    ------
-    OSError
-        Some could not be removed, and stay; the others are.
-    """
-    removed, failed = [], []
-    for _kind, name, number in _core.collect_leftovers():
-        name = name.lstrip("/")
-        if number is None:
-            removed.append(name)
-        else:
-            failed.append((number, name))
-    if failed:
-        number, name = failed[0]
-        raise OSError(number, "{} of {} names that dead programs left behind cannot be removed: {}".format(
-            len(failed), len(failed) + len(removed), os.strerror(number)), name)
-    return removed
 
 
 def drop_inherited():

@@ -8,14 +8,13 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use shared_numpy_core::error::{Error, Result};
 use shared_numpy_core::sys::shm::Identity;
 use shared_numpy_core::tracker::client::{self, Client, Options, Outcome};
-use shared_numpy_core::tracker::leftovers;
 use shared_numpy_core::tracker::protocol::ResourceType;
 
 use crate::error::exception;
@@ -221,24 +220,10 @@ fn waiting<R>(
     }
 }
 
-/// Removes the names that dead programs of this user left behind when their trackers were
-/// killed with them: `(type, name, error number or None)` of each.
-#[pyfunction]
-fn collect_leftovers(py: Python<'_>) -> Vec<(&'static str, OsString, Option<i32>)> {
-    let found = gil::detached(py, |_| leftovers::collect(usize::MAX));
-    let told = found.into_iter().map(|it| {
-        let name = OsString::from_vec(it.name.into());
-        let failed = it.removed.err().map(|errno| errno.raw_os_error());
-        (it.rtype.name(), name, failed)
-    });
-    told.collect()
-}
-
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     // The fork handlers are put in place here, while the import lock keeps other
     // threads from forking through Python.
     client::shared();
     m.add_class::<Tracker>()?;
-    m.add_function(wrap_pyfunction!(collect_leftovers, m)?)?;
     m.add("tracker", Tracker::shared())
 }

@@ -9,7 +9,6 @@
 //! | [`anon`] | `create`, `seal`, `commit`, `punch`: shared memory without a name |
 //! | [`clock`] | `monotonic_s`: time that all processes agree on |
 //! | [`feature`] | `is_disabled`: what `SHARED_NUMPY_DISABLE` turns off |
-//! | [`directory`] | `Directory`: a place on disk that is only ours |
 //! | [`doorbell`] | `Doorbell`, `ring`: datagram sockets that wake who waits without a thread |
 //! | [`futex`] | `wait`, `wake` on shared words, `now_ns`, `processors` |
 //! | [`identity`] | `Identity::own`: which process this is, told apart from every other |
@@ -27,7 +26,6 @@
 
 pub mod anon;
 pub mod clock;
-pub mod directory;
 pub mod doorbell;
 pub mod fd;
 pub mod feature;

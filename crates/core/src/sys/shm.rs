@@ -123,12 +123,6 @@ pub fn status_of(name: &SegmentName) -> Result<Status, Errno> {
     Ok(Status::of(&rustix::fs::lstat(path(name).as_slice())?))
 }
 
-/// The device that named segments are on; `None` where there are none.
-pub fn device() -> Option<u64> {
-    let stat = rustix::fs::stat(DIRECTORY).ok()?;
-    Some(stat.st_dev)
-}
-
 /// What file this is and how large.
 ///
 /// # Errors

@@ -102,8 +102,7 @@ pub fn same_token(one: &Token, other: &Token) -> bool {
         == 0
 }
 
-/// As hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

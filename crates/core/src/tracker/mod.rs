@@ -11,8 +11,7 @@
 //! - A process never waits for the tracker longer than five seconds, nor so long
 //!   again while it is stuck, and the tracker never waits for a process.
 //! - Nothing depends on it: without a tracker, segments work, and what a crash
-//!   leaves behind stays behind. If it is killed together with the program, the next one
-//!   cleans up.
+//!   leaves behind stays behind.
 //!
 //! # Who is who
 //!
@@ -52,19 +51,11 @@
 //! without a tracker may return a segment's name and end: its group also lasts as
 //! long as its *guardian*, the process that forked it.
 //!
-//! # When it is killed as well
-//!
-//! It writes down what it would clean up ([`book`]). The next tracker of the user, or whoever
-//! calls [`leftovers::collect`], does it then.
-//!
 //! A tour: [`protocol`] (bytes), [`address`] (the environment variable), [`client`]
-//! (what a process does), [`server`] (what the helper does), [`marker`], [`book`],
-//! [`leftovers`].
+//! (what a process does), [`server`] (what the helper does), [`marker`].
 
 pub mod address;
-mod book;
 pub mod client;
-pub mod leftovers;
 pub mod marker;
 pub mod protocol;
 pub mod server;

@@ -113,8 +113,7 @@ impl ResourceType {
         Self::ALL.into_iter().find(|rtype| rtype.name() == name)
     }
 
-    /// The type of that number.
-    pub(super) fn from_number(number: u8) -> Option<Self> {
+    fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 }

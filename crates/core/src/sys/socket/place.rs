@@ -5,24 +5,32 @@
 //!
 //! - Of those who want a name one gets it; nobody can connect before its owner says so
 //!   ([`Bound::listen`]), and nobody who listens is taken its place from.
-//! - The directory is closed to all others ([`directory`]). So another user is found under an
-//!   abstract name, and never in a file.
+//! - A directory is used only if it is one (no link to it), belongs to our user, and is closed
+//!   to all others. So another user is found under an abstract name, and never in a file.
 //! - Names vanish with their owner. What a killed one left in a directory, the next who comes
-//!   there removes: nobody listens at it.
+//!   there removes: nobody listens at it. The directory goes with the last file in it.
+//!
+//! Directories are `shared_numpy-<uid>` in `$XDG_RUNTIME_DIR`, if there is one, else in `/tmp`.
+//! Who looks for somebody looks in both, since that one's environment may be another.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::{BACKLOG, connect_to, unconnected};
-use crate::sys::directory::{self, Directory};
+use crate::sys::fd::above_stdio;
 use crate::sys::feature;
 
 /// What abstract names are as a feature of the system.
 const FEATURE: &str = "abstract";
+/// How long another may keep a directory locked, which it does for microseconds.
+const LOCKED_AT_MOST: Duration = Duration::from_secs(1);
 /// How often a directory that goes as its last user ends is made again.
 const ROUNDS: usize = 8;
 /// How many files of others are looked at for some that are left over.
@@ -68,7 +76,7 @@ pub fn bind(name: &[u8]) -> Result<Bound, Errno> {
             Err(errno) => failed = errno,
         }
     }
-    for path in directory::all() {
+    for path in directories() {
         match bind_in(&path, name) {
             Err(errno) if !is_final(errno) => failed = errno,
             done => return done,
@@ -121,7 +129,7 @@ pub fn connect(name: &[u8]) -> Result<OwnedFd, Errno> {
             return done;
         }
     }
-    for path in directory::all() {
+    for path in directories() {
         if let Ok(directory) = Directory::open(&path)
             && let Ok(address) = SocketAddrUnix::new(directory.file(name))
         {
@@ -136,12 +144,75 @@ pub fn connect(name: &[u8]) -> Result<OwnedFd, Errno> {
     Err(Errno::CONNREFUSED)
 }
 
-/// Removes files whose owners were killed. Those who live see somebody come and go.
-fn sweep(directory: &Directory) {
-    for file in directory.files().take(SWEPT_AT_MOST) {
-        if is_left_over(&file) {
-            let _ = rustix::fs::unlink(file.as_path());
+/// Where our directory may be, the first choice first.
+fn directories() -> impl Iterator<Item = PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let ours = format!("shared_numpy-{}", rustix::process::geteuid().as_raw());
+    let parents = runtime.into_iter().chain([PathBuf::from("/tmp")]);
+    parents
+        .filter(|parent| parent.is_absolute())
+        .map(move |parent| parent.join(&ours))
+}
+
+/// A directory of ours.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    /// A lock on it ends with this.
+    fd: OwnedFd,
+}
+
+impl Directory {
+    /// Opens it if it is as it should be. Its name stays so: nobody but us and root can
+    /// rename what is ours in `/tmp`, which is sticky, or in a directory of ours.
+    fn open(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = above_stdio(rustix::fs::open(path, flags, Mode::empty())?)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        if !is_ours || mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO) != Mode::RWXU {
+            return Err(Errno::PERM);
         }
+        let path = path.to_owned();
+        Ok(Directory { path, fd })
+    }
+
+    /// The same; makes it if there is none.
+    fn make(path: &Path) -> Result<Self, Errno> {
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Self::open(path),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn lock(&self) -> Result<(), Errno> {
+        let deadline = Instant::now() + LOCKED_AT_MOST;
+        loop {
+            match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Removes files whose owners were killed. Those who live see somebody come and go.
+    fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.path) else {
+            return;
+        };
+        for entry in entries.take(SWEPT_AT_MOST).flatten() {
+            if is_left_over(&entry.path()) {
+                let _ = rustix::fs::unlink(entry.path());
+            }
+        }
+    }
+
+    fn file(&self, name: &[u8]) -> PathBuf {
+        self.path.join(OsStr::from_bytes(name))
     }
 }
 
@@ -155,11 +226,11 @@ fn bind_in(path: &Path, name: &[u8]) -> Result<Bound, Errno> {
         if is_left_over(&file) {
             rustix::fs::unlink(file.as_path())?;
         }
-        sweep(&directory);
+        directory.sweep();
         let socket = unconnected()?;
         match rustix::net::bind(&socket, &address) {
             Ok(()) => {
-                let file = SocketFile::new(file, directory.path())?;
+                let file = SocketFile::new(file, &directory.path)?;
                 return Ok(Bound {
                     file: Some(file),
                     socket,
@@ -214,7 +285,8 @@ impl Drop for SocketFile {
         if is_ours {
             let _ = rustix::fs::unlink(self.path.as_path());
         }
-        directory::remove_if_empty(&self.directory);
+        // Only if it is empty.
+        let _ = rustix::fs::rmdir(self.directory.as_path());
     }
 }
 
@@ -285,6 +357,37 @@ mod tests {
         drop(listener);
         assert_eq!(std::fs::read(place.join("a")).unwrap(), b"mine");
         assert_eq!(bind_in(&place, b"a").unwrap_err(), Errno::ADDRINUSE);
+    }
+
+    #[test]
+    fn a_directory_that_others_could_enter_or_lead_elsewhere_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = Scratch::new("refused");
+        let place = scratch.0.join("sockets");
+        let refused = |expected| {
+            assert_eq!(bind_in(&place, b"a").unwrap_err(), expected);
+            assert_eq!(knock(&place, b"a").unwrap_err(), expected);
+        };
+        for mode in [0o755, 0o710, 0o701, 0o500] {
+            std::fs::create_dir(&place).unwrap();
+            std::fs::set_permissions(&place, PermissionsExt::from_mode(mode)).unwrap();
+            refused(Errno::PERM);
+            std::fs::remove_dir(&place).unwrap();
+        }
+        let real = scratch.0.join("real");
+        drop(Directory::make(&real).unwrap());
+        std::os::unix::fs::symlink(&real, &place).unwrap();
+        refused(Errno::NOTDIR);
+        std::fs::remove_file(&place).unwrap();
+        std::fs::write(&place, "").unwrap();
+        refused(Errno::NOTDIR);
+        std::fs::remove_file(&place).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::fs::create_dir(&place).unwrap();
+            std::fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&place, Some(65534), None).unwrap();
+            refused(Errno::PERM);
+        }
     }
 
     #[test]

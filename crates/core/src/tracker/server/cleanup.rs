@@ -80,10 +80,7 @@ fn replaced_or_gone(rtype: ResourceType, name: &[u8], known: &Registered) -> boo
 }
 
 /// The file in `/dev/shm` that stands behind a name; `None` for types without one.
-pub(in crate::tracker) fn file_of(
-    rtype: ResourceType,
-    name: &[u8],
-) -> Option<Result<SegmentName, String>> {
+fn file_of(rtype: ResourceType, name: &[u8]) -> Option<Result<SegmentName, String>> {
     let file = match rtype {
         ResourceType::Noop | ResourceType::Dummy => return None,
         ResourceType::SharedMemory | ResourceType::Array => SegmentName::new(name),

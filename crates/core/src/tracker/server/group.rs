@@ -109,11 +109,6 @@ impl Group {
         self.guardians.last().and_then(|(_, watch)| watch.as_ref())
     }
 
-    /// Who they are.
-    pub(super) fn guardians(&self) -> impl Iterator<Item = ProcessId> {
-        self.guardians.iter().map(|(guardian, _)| *guardian)
-    }
-
     /// A connection came.
     pub(super) fn connected(&mut self) {
         self.connections += 1;

@@ -13,11 +13,10 @@
 //!   library's tracker has (0 clean, 1 leaks, 2 could not remove, 3 malformed input).
 //!
 //! Here is the loop and what it reads. `connections` lets processes in, `peer` is
-//! one of them; `names` keeps what they register, `bookkeeping` writes it down, `group` decides
-//! who is left, `cleanup` what is done then, `words` how it is told; `pace` says why messages
-//! do not wake us.
+//! one of them; `names` keeps what they register, `group` decides who is left,
+//! `cleanup` what is done then, `words` how it is told; `pace` says why messages do
+//! not wake us.
 
-mod bookkeeping;
 mod cleanup;
 mod connections;
 mod group;
@@ -33,13 +32,11 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 
-use self::bookkeeping::Bookkeeping;
 use self::group::Group;
 use self::names::RemovedEarly;
 use self::pace::Pace;
 use self::peer::{Peer, Stage};
 use super::address::Token;
-use super::leftovers;
 use super::protocol::{self, Malformed, Message};
 use crate::helper::door::{Door, PROOF_WITHIN};
 use crate::helper::events::{DRAIN_MESSAGES, EVENTS, TURN_MESSAGES, take_events};
@@ -52,9 +49,6 @@ const LISTENER: u64 = 0;
 const GUARDIAN: u64 = 1;
 const MESSAGES: u64 = 2;
 const FIRST_PEER: u64 = 3;
-
-/// Of so many programs at most it looks for leftovers of, at its beginning and its end.
-const LEFTOVERS: usize = 8;
 
 /// The exit status when it was started by hand, not by a process of ours.
 const USAGE: u8 = 64;
@@ -74,7 +68,6 @@ pub fn run() -> u8 {
     server.exit_status()
 }
 
-pub(super) use self::cleanup::file_of;
 pub(super) use self::group::STDERR_KEPT;
 
 /// Everything the tracker knows.
@@ -91,7 +84,6 @@ struct Server {
     peers: BTreeMap<u64, Peer>,
     next_peer: u64,
     groups: BTreeMap<u64, Group>,
-    book: Bookkeeping,
     /// While the other connections are being read: what was removed before it
     /// was known.
     removed_early: Option<Vec<RemovedEarly>>,
@@ -111,7 +103,6 @@ impl Server {
             peers: BTreeMap::new(),
             next_peer: FIRST_PEER,
             groups: BTreeMap::new(),
-            book: Bookkeeping::new(),
             removed_early: None,
             status: 0,
             malformed: false,
@@ -155,16 +146,11 @@ impl Server {
             self.close_the_unproven();
             self.look_at_orphans();
             self.let_go_of_stderr();
-            self.keep_the_book();
             if !std::mem::replace(&mut settled, true) {
                 // The first process has its READY; nobody waits for this.
-                leftovers::collect(LEFTOVERS);
                 resident::release_code();
             }
         }
-        self.book.close();
-        // Of those who registered something with a tracker before us, and told nobody else.
-        leftovers::collect(LEFTOVERS);
     }
 
     /// Sleeps until there is something to do.
@@ -221,7 +207,7 @@ impl Server {
         let proofs = self.peers.values().filter_map(|peer| peer.stage.deadline());
         let looks = self.groups.values().filter_map(Group::look_at);
         let releases = self.groups.values().filter_map(Group::let_go_at);
-        let others = releases.chain(self.pace.until()).chain(self.book.due());
+        let others = releases.chain(self.pace.until());
         proofs.chain(looks).chain(others).min()
     }
 

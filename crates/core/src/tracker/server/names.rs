@@ -45,14 +45,6 @@ impl Server {
             .entry(group)
             .or_default()
             .register(entry, stderr);
-        self.names_changed();
-    }
-
-    fn names_changed(&mut self) {
-        if self.book.due().is_none() {
-            let names = self.groups.values().map(|group| group.names.len()).sum();
-            self.book.changed(names);
-        }
     }
 
     /// Removes a registration: of `group`, or of all groups.
@@ -61,7 +53,7 @@ impl Server {
     /// sent this knew the name, so it was registered before now.
     pub(super) fn remove(&mut self, id: u64, group: Option<u64>, entry: &Entry<'_>) {
         if self.forget(group, entry) {
-            return self.names_changed();
+            return;
         }
         let early = RemovedEarly {
             rtype: entry.rtype,
@@ -121,7 +113,6 @@ impl Server {
             let Some(group) = self.groups.remove(&id) else {
                 continue;
             };
-            self.names_changed();
             let outcome = cleanup::clean_up(group.names);
             self.status = self.status.max(outcome.status);
             if let (Some(stderr), false) = (&group.stderr, outcome.text.is_empty()) {
