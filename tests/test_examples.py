@@ -239,7 +239,7 @@ WORKER_FAILS = """
 import sys; sys.path.insert(0, {!r}); import _workers, queues
 right = queues.numbered
 def numbered(items):
-    make = right(items)
+    make = right(items, queues.TURNS)
     def spoiled(number):
         frame = make(number); frame[5] += number == 64
         return frame

@@ -7,6 +7,7 @@ import pickle
 import struct
 import sys
 import threading
+import warnings
 
 import pytest
 
@@ -247,7 +248,9 @@ def test_an_array_that_becomes_another_while_one_is_copied(queue, monkeypatch):
     copy = reduction._arrays().array
 
     def copy_and_change(a):
-        second.dtype = "u4,u4"  # no plain number
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated in NumPy 2.5
+            second.dtype = "u4,u4"  # no plain number
         return copy(a)
 
     monkeypatch.setattr(reduction._arrays(), "array", copy_and_change)
