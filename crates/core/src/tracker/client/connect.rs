@@ -214,8 +214,10 @@ impl<'a> Start<'a> {
             return Ok(Knock::Stranger);
         }
         let hello = Message::Hello(self.hello(address, false)).encode();
-        if socket::send(socket.as_fd(), hello.as_bytes(), None).is_err() {
-            return Ok(Knock::Nobody);
+        match socket::send(socket.as_fd(), hello.as_bytes(), None) {
+            // Whoever has no descriptor for us answers and closes before we have spoken.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(_) => return Ok(Knock::Nobody),
         }
         Ok(match await_ready(&socket, wait, keep_going)? {
             // It ended while we knocked.
