@@ -47,6 +47,7 @@ ARRAY_TESTS = ["arrays"]
 # What is tested besides without a tracker, which most of it can do without.
 SHARING_TESTS = ["queues", "test_latest*.py", "test_synchronize*.py"]
 RUST_FEATURES = "memfd,pidfd,abstract"
+FAILURE_LINES = 30
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
 
@@ -57,7 +58,7 @@ class Tally:
     def __init__(self, passed=0, failed=0, skipped=0):
         self.passed, self.failed, self.skipped = passed, failed, skipped
         self.reasons = collections.Counter()
-        self.failures = []  # one line each
+        self.failures = []  # one line each, and under it what its log says last
 
     def text(self):
         """``12 passed, 1 failed``, without zeros except that of passed."""
@@ -204,10 +205,11 @@ def suite_tally(job, interpreter, without=""):
     verdicts = {}
     for case in cases:
         key = "{}::{}".format(case.get("classname"), case.get("name"))
-        bad = case.find("failure") is not None or case.find("error") is not None
+        bad = [each for each in case if each.tag in ("failure", "error")]
         skip = case.find("skipped")
         if bad:
             verdicts[key] = "failed"
+            tally.failures.append("{}: {}{}".format(job.name, key, "".join(map(_tail, bad))))
         elif verdicts.get(key) != "failed":
             verdicts[key] = "passed" if skip is None else "skipped"
             if skip is not None:
@@ -215,12 +217,17 @@ def suite_tally(job, interpreter, without=""):
     counts = collections.Counter(verdicts.values())
     tally.passed, tally.skipped = counts["passed"], counts["skipped"]
     tally.failed += counts["failed"]
-    tally.failures += ["{}: {}".format(job.name, key) for key, verdict in verdicts.items() if verdict == "failed"]
     if not counts["passed"] and not counts["failed"]:
         tally.broke("{}: not one test ran".format(job.name))
     elif ended_badly(job) or (job.status != 0 and not counts["failed"]):
         tally.broke(ended_badly(job) or "{}: pytest ended with status {}:\n{}".format(job.name, job.status, job.tail()))
     return tally
+
+
+def _tail(failure):
+    """The end of what pytest says of a failure, for people who have this output and no logs."""
+    lines = (failure.text or failure.get("message") or "").rstrip().splitlines()
+    return "".join("\n    " + line for line in lines[-FAILURE_LINES:])
 
 
 # CPython's own tests.

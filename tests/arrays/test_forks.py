@@ -383,3 +383,46 @@ def test_drop_inherited():
 
     forked(work)
     assert (a == 7).all() and (z == 7 + 7j).all()
+
+
+# -- what is used for the first time ----------------------------------------------------
+
+# What a child makes for the first time while another of its threads forks must be there in the grandchild.
+FIRST = """
+    import os, pickle, signal, sys, threading, time
+    import numpy as np
+    import shared_numpy as snp
+    from multiprocessing.reduction import ForkingPickler
+
+    a, queue = snp.zeros(10), snp.Queue()
+    dtype = pickle.loads(pickle.dumps(np.dtype("f8")))
+    fields = np.zeros(3, dtype=[("x", "i4"), ("y", "f8")])
+    first = {
+        "pickle": lambda: ForkingPickler.dumps(a),
+        "dtype": lambda: queue.put(np.zeros(3, dtype)),
+        "fields": lambda: queue.put(fields),
+    }[sys.argv[1]]
+    sys.setswitchinterval(1e-6)
+    for attempt in range(int(sys.argv[2])):
+        child = os.fork()
+        if child == 0:
+            is_on = threading.Event()
+            thread = threading.Thread(target=lambda: (is_on.set(), first()), daemon=True)
+            thread.start()
+            is_on.wait()
+            for _ in range(attempt % 20):
+                time.sleep(0)
+            grandchild = os.fork()
+            if grandchild == 0:
+                signal.alarm(30)
+                first()
+                os._exit(0)
+            thread.join()
+            os._exit(os.waitpid(grandchild, 0)[1] != 0)
+        assert os.waitpid(child, 0)[1] == 0, attempt
+"""
+
+
+@pytest.mark.parametrize("what", ["pickle", "dtype", "fields"])
+def test_what_another_thread_does_for_the_first_time_is_not_waited_for_in_a_child(what):
+    run(FIRST, what, "150", env=dict(os.environ, PYTHONWARNINGS="ignore"))

@@ -7,7 +7,6 @@
 //! runs signal handlers.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use shared_numpy_core::error::Error;
@@ -18,6 +17,7 @@ use crate::error::exception;
 use crate::exporter;
 use crate::gil;
 use crate::handle::ViewHandle;
+use crate::names::names;
 use crate::ndarray;
 use crate::segment;
 
@@ -146,7 +146,7 @@ fn array_send<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBy
         return Ok(None);
     };
     let (hold, len) = placed.hold()?;
-    let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
+    let item_bytes: i64 = array.getattr(&names(py).itemsize)?.extract()?;
     view::check(len as u64, placed.offset, &placed.axes, item_bytes).map_err(outside)?;
     let handle = send(py, hold)?;
     let view = ViewHandle {

@@ -22,6 +22,7 @@ mod latest;
 mod list;
 mod maker;
 mod named;
+mod names;
 mod ndarray;
 mod numpy;
 mod posixshmem;
@@ -37,6 +38,7 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::claim(m.py())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    names::register(m)?;
     exporter::register(m)?;
     segment::register(m)?;
     list::register(m)?;

@@ -10,11 +10,12 @@ use pyo3::types::PyTuple;
 use shared_numpy_core::participation::Hold;
 use shared_numpy_core::view;
 
+use super::elements::Numbers;
 use super::{Tools, wire};
 use crate::exporter;
 use crate::gil;
-use crate::ndarray::{self, Kind, Seen};
-use crate::numpy::{self, AXES_MAX};
+use crate::ndarray::{self, Kind};
+use crate::numpy::AXES_MAX;
 
 /// Of an address of an object, which nobody outside chooses, a hash in one multiplication.
 #[derive(Default)]
@@ -75,18 +76,26 @@ impl Collected {
     }
 }
 
-/// The block of a shared array, and where the array begins in it; None for others.
-pub(super) fn place<'py>(
+/// Whether an array lies in a block, which can go along.
+pub(super) fn is_in_block(array: &Bound<'_, PyAny>) -> bool {
+    let exporter = ndarray::exporter_of(array);
+    exporter.is_some_and(|exporter| exporter::block_of(&exporter).is_some())
+}
+
+/// Writes where an array lies in its block, which `add` takes along; whether it is in one.
+pub(super) fn tell<'py>(
     array: &Bound<'py, PyAny>,
-    seen: &Seen<'_>,
-    item_bytes: usize,
-) -> PyResult<Option<(Bound<'py, PyAny>, usize, i64)>> {
+    numbers: &Numbers<'_>,
+    out: &mut Vec<u8>,
+    add: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<usize>,
+) -> PyResult<bool> {
     let Some(exporter) = ndarray::exporter_of(array) else {
-        return Ok(None);
+        return Ok(false);
     };
     let Some((hold, len)) = exporter::block_of(&exporter) else {
-        return Ok(None);
+        return Ok(false);
     };
+    let seen = &numbers.seen;
     let mut axes = [(0, 0); AXES_MAX];
     let axes = axes
         .get_mut(..seen.lengths.len())
@@ -96,39 +105,30 @@ pub(super) fn place<'py>(
     }
     let start = hold.start().as_ptr() as usize;
     let offset = view::offset(start, seen.data as usize, axes);
-    view::check(len as u64, offset, axes, item_bytes as i64).map_err(wire::outside)?;
-    Ok(Some((exporter, len, offset)))
+    view::check(len as u64, offset, axes, numbers.item_bytes as i64).map_err(wire::outside)?;
+    let hold = add(&exporter)?;
+    wire::held(out, numbers.number, seen, &exporter, hold, len, offset);
+    Ok(true)
 }
 
-/// Takes an array of plain numbers along in a block, a copy of it if it lies in none, and
-/// writes where that is; whether it can be done.
-pub(super) fn hold<'py>(
+/// Takes an array of plain numbers along in its block, or a copy in one if it is an ordinary
+/// array, and writes where that is; whether it can be done.
+pub(super) fn hold(
     tools: &Tools,
-    object: &Bound<'py, PyAny>,
-    seen: &Seen<'_>,
+    array: &Bound<'_, PyAny>,
+    numbers: &Numbers<'_>,
     out: &mut Vec<u8>,
     along: &mut Collected,
 ) -> PyResult<bool> {
-    let py = object.py();
-    let kind = seen.kind;
-    let copied;
-    let array = if kind == Kind::Shared {
-        object
-    } else {
-        copied = gil::call(tools.copy.bind(py), &PyTuple::new(py, [object])?)?;
-        &copied
-    };
-    let (Some(api), Some(mut seen)) = (numpy::api(py), ndarray::see(array)) else {
+    if numbers.is_shared() {
+        return tell(array, numbers, out, |exporter| Ok(along.add(exporter)));
+    }
+    let py = array.py();
+    let copied = gil::call(tools.copy.bind(py), &PyTuple::new(py, [array])?)?;
+    let Some(mut numbers) = Numbers::of(&copied) else {
         return Ok(false);
     };
-    seen.kind = kind;
-    let Some((number, item_bytes)) = wire::number_of(api, py, &seen) else {
-        return Ok(false);
-    };
-    let Some((exporter, len, offset)) = place(array, &seen, item_bytes)? else {
-        return Ok(false);
-    };
-    let hold = along.add(&exporter);
-    wire::held(out, number, &seen, &exporter, hold, len, offset);
-    Ok(true)
+    // It arrives as what it was.
+    numbers.seen.kind = Kind::Ordinary;
+    tell(&copied, &numbers, out, |exporter| Ok(along.add(exporter)))
 }

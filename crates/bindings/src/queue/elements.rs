@@ -1,46 +1,84 @@
-//! The elements of an ordinary array as bytes, whatever its strides.
+//! Arrays of plain numbers, and their elements as bytes, whatever the strides.
 //!
-//! Guarantee: they are in the order that [`wire::copy_tail`] tells; no Python code runs.
+//! Guarantee: elements are in the order that [`wire::copy_tail`] tells; no Python code runs.
 
 #![allow(unsafe_code)]
 
 use std::ptr;
 
 use pyo3::ffi::Py_ssize_t;
+use pyo3::prelude::*;
+use shared_numpy_core::queue::INLINE_MAX_BYTES;
 
 use super::wire;
-use crate::ndarray::Seen;
+use crate::ndarray::{self, Kind, Seen};
+use crate::numpy::{self, AXES_MAX};
 
-/// Appends the elements of an array, and what is said of them: the dtype's `number`, whose
-/// items have `item_bytes`, and the axes. All elements have `nbytes`.
-///
-/// # Safety
-///
-/// - `seen` is what is seen now of an array of such items, with so many bytes of elements.
-pub(super) unsafe fn append(
-    out: &mut Vec<u8>,
-    seen: &Seen<'_>,
-    number: u8,
-    item_bytes: usize,
-    nbytes: usize,
-) {
-    if nbytes > 0 {
-        out.reserve(nbytes);
-        let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        if seen.is_c_contiguous() || seen.is_f_contiguous() {
-            // SAFETY: the array has so many bytes in one piece, and the vector room for them,
-            // in memory of its own. Others may write to shared memory meanwhile, as to the
-            // argument of any function of NumPy's: raw bytes, of which no reference is made.
-            unsafe { ptr::copy_nonoverlapping(seen.data.cast_const(), to, nbytes) };
-        } else {
-            // SAFETY: as above, element for element: an array's lengths and strides lead to
-            // its own elements, of which there are `nbytes` in all.
-            unsafe { gather(seen.data, seen.lengths, seen.strides, item_bytes, to) };
-        }
-        // SAFETY: so many more bytes are initialised now.
-        unsafe { out.set_len(out.len() + nbytes) };
+/// What is seen now of an array of plain numbers, of NumPy's type or ours. Python code that
+/// runs may change the array.
+pub(super) struct Numbers<'a> {
+    pub(super) seen: Seen<'a>,
+    /// Of its dtype.
+    pub(super) number: u8,
+    pub(super) item_bytes: usize,
+    /// Of all elements.
+    pub(super) nbytes: usize,
+}
+
+impl<'a> Numbers<'a> {
+    /// `None` for other objects. For no array of plain numbers Python code runs.
+    #[inline]
+    pub(super) fn of(array: &'a Bound<'_, PyAny>) -> Option<Self> {
+        let (seen, api) = (ndarray::see(array)?, numpy::api(array.py())?);
+        let (number, item_bytes) = wire::number_of(api, array.py(), &seen)?;
+        let nbytes = wire::nbytes_of(seen.lengths, item_bytes)?;
+        (seen.lengths.len() <= AXES_MAX).then_some(Numbers {
+            seen,
+            number,
+            item_bytes,
+            nbytes,
+        })
     }
-    wire::copy_tail(out, number, seen);
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.seen.kind == Kind::Shared
+    }
+
+    pub(super) fn is_in_one_piece(&self) -> bool {
+        self.seen.is_c_contiguous() || self.seen.is_f_contiguous()
+    }
+
+    /// Whether it is copied into items, whatever its strides.
+    pub(super) fn is_small(&self) -> bool {
+        !self.is_shared() && self.nbytes as u64 <= INLINE_MAX_BYTES
+    }
+
+    /// Appends its elements, and what is said of them.
+    ///
+    /// # Safety
+    ///
+    /// - No Python code has run since [`Numbers::of`].
+    pub(super) unsafe fn append_to(&self, out: &mut Vec<u8>) {
+        if self.nbytes > 0 {
+            out.reserve(self.nbytes);
+            let (from, seen) = (self.seen.data.cast_const(), &self.seen);
+            let to = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+            if self.is_in_one_piece() {
+                // SAFETY: the array has so many bytes in one piece, and the vector room for
+                // them, in memory of its own. Others may write to shared memory meanwhile, as
+                // to the argument of any function of NumPy's: raw bytes, of which no reference
+                // is made.
+                unsafe { ptr::copy_nonoverlapping(from, to, self.nbytes) };
+            } else {
+                // SAFETY: as above, element for element: an array's lengths and strides lead
+                // to its own elements, of which there are `nbytes` in all.
+                unsafe { gather(from, seen.lengths, seen.strides, self.item_bytes, to) };
+            }
+            // SAFETY: so many more bytes are initialised now.
+            unsafe { out.set_len(out.len() + self.nbytes) };
+        }
+        wire::copy_tail(out, self.number, &self.seen);
+    }
 }
 
 /// Copies elements, the last axis quickest; where the next one would go.

@@ -13,10 +13,10 @@ use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
 use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation::Hold;
-use shared_numpy_core::queue::{INLINE_MAX_BYTES, Item, Message};
+use shared_numpy_core::queue::{Item, Message};
 
 use super::along::{self, Collected};
-use super::elements;
+use super::elements::Numbers;
 use super::pickling;
 use super::plain;
 use super::wire::{self, BUFFERS, BYTES, COPY, HELD, HeldHead, PICKLE, PLAIN};
@@ -24,8 +24,6 @@ use super::{Opened, SLOW_TO_COPY_BYTES, failure, waiting_and};
 use crate::block;
 use crate::gil;
 use crate::handle;
-use crate::ndarray::{self, Kind};
-use crate::numpy::{self, AXES_MAX};
 
 /// The tails of most items; longer ones are read in a second look.
 const TAIL_BYTES: usize = 1024;
@@ -54,7 +52,7 @@ enum Body<'py> {
 
 impl Body<'_> {
     /// Whether an array has its elements still where they were.
-    fn is_where_it_was(&self, py: Python<'_>) -> bool {
+    fn is_where_it_was(&self) -> bool {
         let Body::Array {
             array,
             start,
@@ -63,12 +61,8 @@ impl Body<'_> {
         else {
             return true;
         };
-        let (Some(api), Some(seen)) = (numpy::api(py), ndarray::see(array)) else {
-            return false;
-        };
-        let number = wire::number_of(api, py, &seen);
-        let now = number.and_then(|(_, item_bytes)| wire::nbytes_of(seen.lengths, item_bytes));
-        seen.data.cast_const() == *start && now == Some(*nbytes)
+        let now = Numbers::of(array);
+        now.is_some_and(|now| now.seen.data.cast_const() == *start && now.nbytes == *nbytes)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -109,13 +103,13 @@ pub(super) fn put_all(
         .map(|object| outgoing(opened, object))
         .collect::<PyResult<Vec<_>>>()?;
     // Pickling one may have moved another.
-    look_again(py, &all)?;
+    look_again(&all)?;
     put_items(py, opened, &all, timeout_ns)
 }
 
 /// An error unless all arrays have their elements still where they were.
-fn look_again(py: Python<'_>, all: &[Outgoing<'_>]) -> PyResult<()> {
-    if all.iter().all(|one| one.body.is_where_it_was(py)) {
+fn look_again(all: &[Outgoing<'_>]) -> PyResult<()> {
+    if all.iter().all(|one| one.body.is_where_it_was()) {
         return Ok(());
     }
     Err(PyValueError::new_err(
@@ -159,7 +153,7 @@ fn put_items(
         put += count;
         done
     };
-    waiting_and(py, queue, timeout_ns, &|py| look_again(py, all), work)?;
+    waiting_and(py, queue, timeout_ns, &|_| look_again(all), work)?;
     Ok(put)
 }
 
@@ -187,44 +181,28 @@ fn outgoing<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoi
 
 /// An array of plain numbers as an item of its own.
 fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Option<Outgoing<'py>>> {
-    let py = object.py();
-    let Some(seen) = ndarray::see(object) else {
+    let Some(numbers) = Numbers::of(object) else {
         return Ok(None);
     };
-    let Some(api) = numpy::api(py) else {
-        return Ok(None);
-    };
-    let Some((number, item_bytes)) = wire::number_of(api, py, &seen) else {
-        return Ok(None);
-    };
-    if seen.lengths.len() > AXES_MAX {
-        return Ok(None);
-    }
     let mut outgoing = Outgoing::default();
-    if seen.kind == Kind::Ordinary && (seen.is_c_contiguous() || seen.is_f_contiguous()) {
-        let Some(nbytes) = wire::nbytes_of(seen.lengths, item_bytes) else {
-            return Ok(None);
-        };
+    if !numbers.is_shared() && numbers.is_in_one_piece() {
         outgoing.body = Body::Array {
             array: object.clone(),
-            start: seen.data,
-            nbytes,
+            start: numbers.seen.data,
+            nbytes: numbers.nbytes,
         };
-        wire::copy_tail(&mut outgoing.tail, number, &seen);
+        wire::copy_tail(&mut outgoing.tail, numbers.number, &numbers.seen);
         return Ok(Some(outgoing));
     }
-    if seen.kind == Kind::Ordinary
-        && let Some(nbytes) = wire::nbytes_of(seen.lengths, item_bytes)
-        && nbytes as u64 <= INLINE_MAX_BYTES
-    {
+    if numbers.is_small() {
         let mut bytes = Vec::new();
-        // SAFETY: as seen above; `number_of` runs Python code for no array of plain numbers.
-        unsafe { elements::append(&mut bytes, &seen, number, item_bytes, nbytes) };
+        // SAFETY: nothing has run since.
+        unsafe { numbers.append_to(&mut bytes) };
         outgoing.body = Body::Written(bytes);
         return Ok(Some(outgoing));
     }
     let (tail, blocks) = (&mut outgoing.tail, &mut outgoing.along);
-    Ok(along::hold(opened.tools.get(), object, &seen, tail, blocks)?.then_some(outgoing))
+    Ok(along::hold(opened.tools.get(), object, &numbers, tail, blocks)?.then_some(outgoing))
 }
 
 fn pickled<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Outgoing<'py>> {

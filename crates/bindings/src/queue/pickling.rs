@@ -15,21 +15,19 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 use shared_numpy_core::participation::Hold;
-use shared_numpy_core::queue::INLINE_MAX_BYTES;
 use shared_numpy_core::view;
 
-use super::along::{Collected, place};
-use super::elements;
+use super::along::{self, Collected};
+use super::elements::Numbers;
 use super::wire::{self, ANY_DTYPE, COPY, HELD, HeldHead};
 use crate::block;
 use crate::exporter;
 use crate::gil;
-use crate::ndarray::{self, Kind, Seen};
-use crate::numpy::{self, AXES_MAX};
+use crate::names::names;
+use crate::ndarray::{self, Seen};
 
 /// A hold that came with an item.
 enum Arrived {
@@ -129,32 +127,17 @@ pub(crate) fn forget() {
 
 /// What stands for `array` in the pickle, if it is of the usual sort.
 fn plainly<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let py = array.py();
-    let (Some(api), Some(seen)) = (numpy::api(py), ndarray::see(array)) else {
+    let Some(numbers) = Numbers::of(array) else {
         return Ok(None);
     };
-    let Some((number, item_bytes)) = wire::number_of(api, py, &seen) else {
-        return Ok(None);
-    };
-    if seen.lengths.len() > AXES_MAX {
-        return Ok(None);
-    }
     let mut bytes = Vec::new();
-    if seen.kind == Kind::Shared {
-        let Some((exporter, len, offset)) = place(array, &seen, item_bytes)? else {
-            return Ok(None);
-        };
-        let hold = add(&exporter)?;
-        wire::held(&mut bytes, number, &seen, &exporter, hold, len, offset);
-        return Ok(Some(PyBytes::new(py, &bytes)));
-    }
-    let nbytes = wire::nbytes_of(seen.lengths, item_bytes);
-    let Some(nbytes) = nbytes.filter(|&nbytes| nbytes as u64 <= INLINE_MAX_BYTES) else {
+    if numbers.is_small() {
+        // SAFETY: nothing has run since.
+        unsafe { numbers.append_to(&mut bytes) };
+    } else if !numbers.is_shared() || !along::tell(array, &numbers, &mut bytes, add)? {
         return Ok(None);
-    };
-    // SAFETY: as seen above; `number_of` runs Python code for no array of plain numbers.
-    unsafe { elements::append(&mut bytes, &seen, number, item_bytes, nbytes) };
-    Ok(Some(PyBytes::new(py, &bytes)))
+    }
+    Ok(Some(PyBytes::new(array.py(), &bytes)))
 }
 
 /// What a pickler of a queue makes of an array of exactly NumPy's type or ours: the function
@@ -170,8 +153,8 @@ fn queue_reduce<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
             return Ok(PyTuple::new(py, [opener, args.into_any()])?.into_any());
         }
     }
-    let module = gil::import(intern!(py, "shared_numpy.reduction"))?;
-    let slowly = module.getattr(intern!(py, "reduce_in_queue"))?;
+    let module = gil::import(names(py).reduction.bind(py))?;
+    let slowly = module.getattr(&names(py).reduce_in_queue)?;
     gil::call(&slowly, &PyTuple::new(py, [array])?)
 }
 
@@ -209,7 +192,7 @@ fn queue_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyB
     };
     let start = hold.start().as_ptr() as usize;
     let offset = view::offset(start, layout.address, &layout.axes);
-    let item_bytes: i64 = array.getattr(intern!(py, "itemsize"))?.extract()?;
+    let item_bytes: i64 = array.getattr(&names(py).itemsize)?.extract()?;
     view::check(len as u64, offset, &layout.axes, item_bytes).map_err(wire::outside)?;
     let (lengths, strides): (Vec<_>, Vec<_>) = layout
         .axes

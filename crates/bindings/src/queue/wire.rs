@@ -24,7 +24,6 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use shared_numpy_core::error::Error;
 use shared_numpy_core::view;
@@ -32,6 +31,7 @@ use shared_numpy_core::view;
 use crate::exporter;
 use crate::gil;
 use crate::handle::{fold, put, take, unfold};
+use crate::names::names;
 use crate::ndarray::{self, Kind, Seen};
 use crate::numpy::{self, AXES_MAX, Api};
 
@@ -63,13 +63,13 @@ pub(super) fn number_of(api: &Api, py: Python<'_>, seen: &Seen<'_>) -> Option<(u
 fn number_of_twin(api: &Api, py: Python<'_>, seen: &Seen<'_>) -> PyResult<Option<(u8, usize)>> {
     // SAFETY: an array keeps its dtype alive; adds a reference.
     let descr = unsafe { Bound::from_borrowed_ptr(py, seen.descr) };
-    let Ok(number) = descr.getattr(intern!(py, "num"))?.extract::<u8>() else {
+    let Ok(number) = descr.getattr(&names(py).num)?.extract::<u8>() else {
         return Ok(None);
     };
-    let is_plain = descr.getattr(intern!(py, "isnative"))?.extract::<bool>()?
-        && descr.getattr(intern!(py, "metadata"))?.is_none()
+    let is_plain = descr.getattr(&names(py).isnative)?.extract::<bool>()?
+        && descr.getattr(&names(py).metadata)?.is_none()
         // Numbers may have fields as well: np.dtype((np.int32, [("low", "i2"), ("high", "i2")])).
-        && descr.getattr(intern!(py, "names"))?.is_none();
+        && descr.getattr(&names(py).names)?.is_none();
     let dtype = api.dtype_of_number(number).filter(|_| is_plain);
     Ok(dtype.map(|dtype| (number, dtype.item_bytes)))
 }
@@ -299,7 +299,7 @@ impl HeldHead {
 pub(super) fn api(py: Python<'_>) -> PyResult<&Api> {
     if numpy::api(py).is_none() {
         // The first array that this process sees comes out of a queue.
-        gil::import(intern!(py, "shared_numpy.arrays"))?;
+        gil::import(names(py).arrays.bind(py))?;
     }
     numpy::api(py).ok_or_else(|| PyTypeError::new_err("an array came, and NumPy is not at hand"))
 }

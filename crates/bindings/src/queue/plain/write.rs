@@ -11,17 +11,16 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use shared_numpy_core::list::Item;
 use shared_numpy_core::queue::INLINE_MAX_BYTES;
 
+use super::super::Tools;
 use super::super::along::{self, ByAddress, Collected};
-use super::super::{Tools, elements, wire};
+use super::super::elements::Numbers;
 use super::{
     AGAIN, ARRAY, BYTES, DEPTH_MAX, DICT, FALSE, FLOAT, INT, LIST, NONE, OBJECTS_MAX, TEXT, TRUE,
     TUPLE, WITH_ARRAYS_MAX,
 };
-use crate::exporter;
 use crate::handle::{fold, put};
 use crate::list::item_of;
-use crate::ndarray::{self, Kind, Seen};
-use crate::numpy::{self, AXES_MAX};
+use crate::ndarray;
 
 /// Plain data, written.
 pub(in super::super) struct Plain {
@@ -50,12 +49,15 @@ pub(in super::super) fn write(tools: &Tools, object: &Bound<'_, PyAny>) -> PyRes
     }
     let Writer { out, arrays, .. } = writer;
     let mut plain = Plain {
-        objects_len: out.len() as u32, // at most OBJECTS_MAX times a little above 16 KiB
+        objects_len: out.len() as u32, // at most WITH_ARRAYS_MAX times a little above 16 KiB
         bytes: out,
         along: Collected::default(),
     };
     // Before anything is copied for nothing.
-    if !arrays.iter().all(|array| Look::at(array).is_some()) {
+    let can_go = |array: &Bound<'_, PyAny>| {
+        Numbers::of(array).is_some_and(|it| !it.is_shared() || along::is_in_block(array))
+    };
+    if !arrays.iter().all(can_go) {
         return Ok(None);
     }
     for array in &arrays {
@@ -224,48 +226,18 @@ impl<'py> Writer<'py> {
     }
 }
 
-/// What is seen of an array of plain numbers.
-struct Look<'a> {
-    seen: Seen<'a>,
-    number: u8,
-    item_bytes: usize,
-    nbytes: usize,
-}
-
-impl<'a> Look<'a> {
-    /// `None` for other arrays, and for shared ones that are in no block.
-    fn at(array: &'a Bound<'_, PyAny>) -> Option<Self> {
-        let (seen, api) = (ndarray::see(array)?, numpy::api(array.py())?);
-        let (number, item_bytes) = wire::number_of(api, array.py(), &seen)?;
-        let nbytes = wire::nbytes_of(seen.lengths, item_bytes)?;
-        let is_in_block = || {
-            let exporter = ndarray::exporter_of(array);
-            exporter.is_some_and(|exporter| exporter::block_of(&exporter).is_some())
-        };
-        let is_plain =
-            seen.lengths.len() <= AXES_MAX && (seen.kind == Kind::Ordinary || is_in_block());
-        is_plain.then_some(Look {
-            seen,
-            number,
-            item_bytes,
-            nbytes,
-        })
-    }
-}
-
 impl Plain {
     /// Adds an array; whether it is still one of plain numbers: a copy of another one may have
     /// let somebody change it.
     fn add(&mut self, tools: &Tools, array: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(look) = Look::at(array) else {
+        let Some(numbers) = Numbers::of(array) else {
             return Ok(false);
         };
-        let (seen, nbytes, mut told) = (&look.seen, look.nbytes, Vec::new());
-        if seen.kind == Kind::Ordinary && nbytes as u64 <= INLINE_MAX_BYTES {
-            // SAFETY: as seen just now: what `Look` asks runs Python code for no array that
-            // is plain.
-            unsafe { elements::append(&mut told, seen, look.number, look.item_bytes, nbytes) };
-        } else if !along::hold(tools, array, seen, &mut told, &mut self.along)? {
+        let mut told = Vec::new();
+        if numbers.is_small() {
+            // SAFETY: nothing has run since.
+            unsafe { numbers.append_to(&mut told) };
+        } else if !along::hold(tools, array, &numbers, &mut told, &mut self.along)? {
             return Ok(false);
         }
         put(&mut self.bytes, told.len() as u64);
