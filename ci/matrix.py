@@ -227,7 +227,7 @@ def suite_tally(job, interpreter, without=""):
 def _tail(failure):
     """The end of what pytest says of a failure, for people who have this output and no logs."""
     lines = (failure.text or failure.get("message") or "").rstrip().splitlines()
-    return "".join("\n    " + line for line in lines[-FAILURE_LINES:])
+    return "".join("\n" + line for line in lines[-FAILURE_LINES:])
 
 
 # CPython's own tests.

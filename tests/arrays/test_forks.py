@@ -406,6 +406,7 @@ FIRST = """
     for attempt in range(int(sys.argv[2])):
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # whoever hangs ends, and nobody is left
             is_on = threading.Event()
             thread = threading.Thread(target=lambda: (is_on.set(), first()), daemon=True)
             thread.start()

@@ -2,8 +2,8 @@
 //!
 //! Guarantee: asking for one waits for nothing. `pyo3::intern!` makes a name when it is first
 //! asked for, and gives the interpreter up meanwhile: a process that another thread forks just
-//! then has a name that is never finished, and waits for it for ever. For the same reason the
-//! names that PyO3 asks for by itself are asked for at import.
+//! then has a name that is never finished, and waits for it for ever. PyO3 uses the macro itself:
+//! what it asks for to say that it cannot convert an object is asked for at import too.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -42,7 +42,7 @@ pub(crate) fn names(py: Python<'_>) -> &Names {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     names(m.py());
-    // What PyO3 asks for to tell of which type an object is that it cannot convert.
+    // PyO3's own, of the refusals.
     let ty = m.get_type();
     ty.name()?;
     ty.module()?;
