@@ -42,11 +42,11 @@ RUST_LIMIT_S = 20 * 60
 CONFORMANCE_LIMIT_S = 30 * 60
 # What may be missing on a system, as ``SHARED_NUMPY_DISABLE`` has it, and what is tested without it.
 FEATURES = ["memfd", "memfd,o_tmpfile", "pidfd", "populate", "tracker", "abstract", "memory_check",
-            "memfd,o_tmpfile,pidfd,populate,tracker,abstract,memory_check"]
+            "memfd,o_tmpfile,pidfd,populate,tracker,abstract,memory_check,waitv"]
 ARRAY_TESTS = ["arrays"]
 # What is tested besides without a tracker, which most of it can do without.
 SHARING_TESTS = ["queues", "test_latest*.py", "test_synchronize*.py"]
-RUST_FEATURES = "memfd,pidfd,abstract"
+RUST_FEATURES = "memfd,pidfd,abstract,waitv"
 FAILURE_LINES = 30
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"

@@ -25,6 +25,7 @@ def until(is_so):
 
 def run(context, target, *args):
     child = context.Process(target=target, args=args)
+    child.daemon = True  # some work for ever: a test that fails leaves nobody
     child.start()
     return child
 

@@ -21,16 +21,13 @@ use crate::layout::Participant;
 use crate::layout::latest::{FRAME_TABLE, FRAMES, Frame, LATEST_BYTES, LATEST_KIND, LatestHeader};
 use crate::layout::queues::HANDLE_BYTES;
 use crate::lock::kernel::System;
-use crate::lock::wait::{Nap, Naps, Stop, Wait};
+use crate::lock::wait::{Nap, Naps, Seldom, Stop, Wait};
 use crate::mapping::Mapping;
 use crate::participation::contained::{attach_for, end_tokens, end_tokens_of_any, send_within};
-use crate::participation::{self, Asking, Handle, Hold, Sent};
+use crate::participation::{self, Asking, Handle, Hold, Presence, Sent};
 use crate::pool::tokens::Container;
 use crate::queue::protocol;
 use crate::sync::{AtomicU64, Ordering, fence};
-
-/// How often who waits looks after the writer, in slices of sleep.
-const LOOK_AFTER_SLICES: u32 = 4;
 
 /// A channel, as this process has it.
 #[derive(Debug)]
@@ -39,6 +36,7 @@ pub struct Latest {
     mapping: Arc<Mapping>,
     at: usize,
     container: Container,
+    presence: Presence,
 }
 
 /// A frame that was received.
@@ -96,12 +94,14 @@ impl Latest {
             return Err(Error::WrongSegment("there is no channel in this block"));
         }
         let container = root.container()?;
+        let presence = root.presence()?;
         root.open_channel()?;
         Ok(Latest {
             root,
             mapping,
             at,
             container,
+            presence,
         })
     }
 
@@ -318,8 +318,8 @@ impl Latest {
     ) -> std::result::Result<Received, Stop> {
         let me = self.root.me()?;
         let mut naps = None;
-        let mut slices = 0_u32;
-        let mut is_deserted = false;
+        let mut looks = Seldom::default();
+        let mut was_deserted = false;
         loop {
             let seen = self.newest()?.load(Ordering::Acquire);
             if seen > after
@@ -337,20 +337,19 @@ impl Latest {
             }
             let mut wait = Wait {
                 me,
+                deaths: self.presence.deaths(),
                 timeout_ns,
                 is_gone: &mut |_| false,
                 keep_going,
             };
             let naps = naps.get_or_insert_with(|| Naps::of(&wait, System));
-            if naps.nap(&mut wait, System, readers, announced)? == Nap::Slice {
-                slices += 1;
-                if slices.is_multiple_of(LOOK_AFTER_SLICES) {
-                    let was_deserted = is_deserted;
-                    is_deserted = self.look_after_writer(seen)?;
-                    // Not at the first look: one writer may be taking over from another.
-                    if was_deserted && is_deserted {
-                        return Err(Error::WriterEnded.into());
-                    }
+            let nap = naps.nap(&mut wait, System, readers, announced)?;
+            if nap == Nap::Slice && looks.is_due(System) {
+                let in_vain = self.look_after_writer(seen)?;
+                // Not at the first look: one writer may be taking over from another.
+                match in_vain {
+                    Some(error) if was_deserted => return Err(error.into()),
+                    _ => was_deserted = in_vain.is_some(),
                 }
             }
         }
@@ -380,8 +379,8 @@ impl Latest {
         }
     }
 
-    /// Whether there was a writer and is none, after frame `seen`.
-    fn look_after_writer(&self, seen: u64) -> Result<bool> {
+    /// Why nothing comes after frame `seen`, if there was a writer and is none.
+    fn look_after_writer(&self, seen: u64) -> Result<Option<Error>> {
         if self.root.is_dropped() {
             return Err(Error::Dropped);
         }
@@ -389,13 +388,13 @@ impl Latest {
         participation::queues::audit_if_due();
         // What it did before counts.
         if self.has_moved(seen)? {
-            return Ok(false);
+            return Ok(None);
         }
-        match state {
-            Writer::Died => Err(Error::PeerDied),
-            Writer::Nobody => Ok(seen > 0),
-            Writer::Lives => Ok(false),
-        }
+        Ok(match state {
+            Writer::Died => Some(Error::PeerDied),
+            Writer::Nobody => (seen > 0).then_some(Error::WriterEnded),
+            Writer::Lives => None,
+        })
     }
 
     fn writer_state(&self) -> Result<Writer> {

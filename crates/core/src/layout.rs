@@ -128,8 +128,10 @@ shared_structs! {
         family_high: u64,
         /// [`SLOTS`].
         slots: u64,
+        /// How many participants' deaths were declared; who waits sleeps on this as well.
+        deaths: u64,
         /// Zero.
-        reserved: [u64; 2],
+        reserved: u64,
     }
 
     /// A participant of a family; what others write often is in a cache line of its own.

@@ -149,6 +149,7 @@ impl Cell {
         if timeout_ns == Some(0) {
             return outcome(work(&mut Wait {
                 me: self.me()?,
+                deaths: None,
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
                 keep_going: &mut || true,
@@ -193,6 +194,7 @@ impl Cell {
             let detached = RefCell::new(detached);
             let wait = &mut Wait {
                 me,
+                deaths: self.presence.deaths(),
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
                 keep_going: &mut || {

@@ -182,6 +182,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
         }
         let mut again = Wait {
             me: wait.me,
+            deaths: wait.deaths,
             timeout_ns: None,
             is_gone: wait.is_gone,
             keep_going: wait.keep_going,
@@ -271,7 +272,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
                     && self.swap(index, seen, mine)
             })
         });
-        let index = found.ok_or(Error::Full {
+        let index = found.ok_or_else(|| Error::Full {
             what: "waiters on one condition",
             limit: self.places.len(),
         })?;

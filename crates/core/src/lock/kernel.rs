@@ -13,6 +13,17 @@ pub const SPINS_MAX: u32 = 1200;
 pub trait Kernel: Copy {
     /// Sleeps while the low half of `word` is that of `seen`, for `at_most_ns`.
     fn sleep(self, word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept;
+    /// As [`Kernel::sleep`], and also while the low half of another word is what was seen of
+    /// it; `None` where that cannot be had.
+    fn sleep_on_either(
+        self,
+        word: (&AtomicU64, u64),
+        other: (&AtomicU64, u64),
+        at_most_ns: u64,
+    ) -> Option<Slept> {
+        let _ = (word, other, at_most_ns);
+        None
+    }
     /// Wakes up to `count` sleepers of `word`.
     fn wake(self, word: &AtomicU64, count: u32);
     /// The monotonic clock.
@@ -35,6 +46,15 @@ pub struct System;
 impl Kernel for System {
     fn sleep(self, word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept {
         crate::sys::futex::wait(word, seen, at_most_ns)
+    }
+
+    fn sleep_on_either(
+        self,
+        word: (&AtomicU64, u64),
+        other: (&AtomicU64, u64),
+        at_most_ns: u64,
+    ) -> Option<Slept> {
+        crate::sys::futex::wait_either(word, other, at_most_ns)
     }
 
     fn wake(self, word: &AtomicU64, count: u32) {

@@ -44,6 +44,11 @@ use crate::sync::{AtomicU64, Ordering};
 /// How long a waiter sleeps before it looks after the dead and asks whether to go on.
 pub const SLICE_NS: u64 = 50_000_000;
 
+/// The same at most for one that is woken by deaths, whose slices double until one tells of
+/// somebody's: it has to ask whether to go on (a signal may have come to another thread), and
+/// looks after those whose death nobody made known, at first those who died before the wait.
+pub const LONGEST_SLICE_NS: u64 = 1_000_000_000;
+
 /// A cell in a mapping, its kind checked.
 #[cfg(not(loom))]
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +92,7 @@ impl<'m> Cell<'m> {
 
     #[inline]
     fn word(self, field: usize) -> Result<&'m AtomicU64> {
-        let at = self.offset.checked_add(field).ok_or(TOO_FAR)?;
+        let at = self.offset.checked_add(field).ok_or_else(|| TOO_FAR)?;
         self.mapping.shared_word(at)
     }
 
@@ -104,7 +109,7 @@ impl<'m> Cell<'m> {
         if !limits.contains(&len) || len > fits as u64 {
             return Err(Error::Damaged("a table of impossible size"));
         }
-        let start = self.offset.checked_add(CELL_BYTES).ok_or(TOO_FAR)?;
+        let start = self.offset.checked_add(CELL_BYTES).ok_or_else(|| TOO_FAR)?;
         // At most what fits.
         self.mapping.shared_words(start, len as usize * each)
     }

@@ -1,10 +1,10 @@
 //! One wait: who waits, for how long, and what it asks meanwhile.
 
-use super::SLICE_NS;
 use super::kernel::{Kernel, Slept};
+use super::{LONGEST_SLICE_NS, SLICE_NS};
 use crate::error::Error;
 use crate::layout::Participant;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Who waits, for how long, and what to ask meanwhile.
 ///
@@ -13,6 +13,9 @@ use crate::sync::AtomicU64;
 pub struct Wait<'a> {
     /// Who waits, or acquires.
     pub me: Participant,
+    /// What changes whenever somebody's death is made known, so that slices can be long; `None`
+    /// where there is no such word.
+    pub deaths: Option<&'a AtomicU64>,
     /// How long at most; `None`: for ever.
     pub timeout_ns: Option<u64>,
     /// Whether a participant is *proved* to be gone (rule P4). Asked about once a slice for
@@ -71,8 +74,14 @@ const LOOKS_MAX: u32 = 16;
 pub(crate) enum Nap {
     /// The word changed, or we were woken: look at the word.
     Look,
-    /// Time passed: look at the word, and after the dead.
+    /// Time passed, or somebody died: look at the word, and after the dead.
     Slice,
+}
+
+/// Acquire: who sees that somebody died sees who.
+fn deaths_of(wait: &Wait<'_>) -> u64 {
+    wait.deaths
+        .map_or(0, |deaths| deaths.load(Ordering::Acquire))
 }
 
 /// The sleeps of one wait, which all end at one time.
@@ -80,6 +89,10 @@ pub(crate) enum Nap {
 pub(crate) struct Naps {
     end_ns: Option<u64>,
     looks: u32,
+    /// As it was before the last look after the dead; whoever died earlier is found by that.
+    deaths: u64,
+    /// The length of the next one where deaths are heard of.
+    slice_ns: u64,
 }
 
 impl Naps {
@@ -91,7 +104,12 @@ impl Naps {
             // An end that no clock will reach is none.
             Some(timeout_ns) => kernel.now_ns().checked_add(timeout_ns),
         };
-        Naps { end_ns, looks: 0 }
+        Naps {
+            end_ns,
+            looks: 0,
+            deaths: deaths_of(wait),
+            slice_ns: SLICE_NS,
+        }
     }
 
     fn left_ns(&self, kernel: impl Kernel) -> u64 {
@@ -100,6 +118,19 @@ impl Naps {
             Some(0) => 0,
             Some(end_ns) => end_ns.saturating_sub(kernel.now_ns()),
         }
+    }
+
+    fn sleep(
+        &self,
+        wait: &Wait<'_>,
+        kernel: impl Kernel,
+        (word, seen): (&AtomicU64, u64),
+        left_ns: u64,
+    ) -> Slept {
+        wait.deaths
+            .map(|deaths| (deaths, self.deaths))
+            .and_then(|it| kernel.sleep_on_either((word, seen), it, left_ns.min(self.slice_ns)))
+            .unwrap_or_else(|| kernel.sleep(word, seen, left_ns.min(SLICE_NS)))
     }
 
     /// Sleeps while `word` is `seen`, for one slice.
@@ -121,17 +152,171 @@ impl Naps {
         if left_ns == 0 {
             return Err(Stop::TimedOut);
         }
-        let slept = kernel.sleep(word, seen, left_ns.min(SLICE_NS));
+        let slept = self.sleep(wait, kernel, (word, seen), left_ns);
         self.looks += 1;
-        if matches!(slept, Slept::Woken | Slept::Changed) && self.looks < LOOKS_MAX {
+        let deaths = deaths_of(wait);
+        let has_somebody_died = deaths != self.deaths;
+        let was_called = matches!(slept, Slept::Woken | Slept::Changed);
+        if was_called && !has_somebody_died && self.looks < LOOKS_MAX {
             return Ok(Nap::Look);
         }
         self.looks = 0;
+        self.deaths = deaths;
+        self.slice_ns = if has_somebody_died {
+            SLICE_NS
+        } else {
+            LONGEST_SLICE_NS.min(2 * self.slice_ns)
+        };
         let epoch = kernel.epoch();
         if (wait.keep_going)() && kernel.epoch() == epoch {
             Ok(Nap::Slice)
         } else {
             Err(Stop::Interrupted)
         }
+    }
+}
+
+/// How far looks are apart that cost more than a slice should.
+#[cfg(not(loom))]
+const SELDOM_NS: u64 = 200_000_000;
+
+/// Says once in a while that it is time.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    next_ns: u64,
+}
+
+#[cfg(not(loom))]
+impl Seldom {
+    /// Whether it is; then it is not for a while.
+    pub(crate) fn is_due(&mut self, kernel: impl Kernel) -> bool {
+        let now_ns = kernel.now_ns();
+        let is_due = now_ns >= self.next_ns;
+        if is_due {
+            self.next_ns = now_ns.saturating_add(SELDOM_NS);
+        }
+        is_due
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// A system that says at once how a sleep ended, and notes how long it was to be.
+    #[derive(Clone, Copy)]
+    struct Script<'a> {
+        ends: Slept,
+        can_watch: bool,
+        asked_ns: &'a Cell<u64>,
+    }
+
+    impl Kernel for Script<'_> {
+        fn sleep(self, _: &AtomicU64, _: u64, at_most_ns: u64) -> Slept {
+            self.asked_ns.set(at_most_ns);
+            self.ends
+        }
+
+        fn sleep_on_either(
+            self,
+            word: (&AtomicU64, u64),
+            (other, seen): (&AtomicU64, u64),
+            at_most_ns: u64,
+        ) -> Option<Slept> {
+            self.can_watch.then(|| match other.load(Ordering::Relaxed) {
+                now if now == seen => self.sleep(word.0, word.1, at_most_ns),
+                _ => Slept::Changed,
+            })
+        }
+
+        fn wake(self, _: &AtomicU64, _: u32) {}
+
+        fn now_ns(self) -> u64 {
+            0
+        }
+
+        fn spins(self) -> u32 {
+            0
+        }
+    }
+
+    fn naps(
+        script: Script<'_>,
+        deaths: Option<&AtomicU64>,
+        run: impl FnOnce(&mut dyn FnMut() -> Result<Nap, Stop>),
+    ) {
+        let mut wait = Wait {
+            me: Participant {
+                slot: 1,
+                generation: 1,
+            },
+            deaths,
+            timeout_ns: None,
+            is_gone: &mut |_| false,
+            keep_going: &mut || true,
+        };
+        let mut naps = Naps::of(&wait, script);
+        run(&mut || naps.nap(&mut wait, script, &AtomicU64::new(0), 0));
+    }
+
+    #[test]
+    fn slices_become_longer_where_deaths_are_heard_of() {
+        let (deaths, asked_ns) = (AtomicU64::new(7), Cell::new(0));
+        for (can_watch, deaths, then_ns) in [
+            (true, Some(&deaths), [2 * SLICE_NS, LONGEST_SLICE_NS]),
+            (true, None, [SLICE_NS; 2]),
+            (false, Some(&deaths), [SLICE_NS; 2]),
+        ] {
+            let script = Script {
+                ends: Slept::Elapsed,
+                can_watch,
+                asked_ns: &asked_ns,
+            };
+            naps(script, deaths, |nap| {
+                let mut asked = || {
+                    assert_eq!(nap(), Ok(Nap::Slice));
+                    asked_ns.get()
+                };
+                assert_eq!([asked(), asked()], [SLICE_NS, then_ns[0]]);
+                assert_eq!((0..10).map(|_| asked()).last(), Some(then_ns[1]));
+                if let (true, Some(deaths)) = (can_watch, deaths) {
+                    deaths.fetch_add(1, Ordering::Relaxed);
+                    // By what the sleep before it saw, then anew.
+                    assert_eq!([asked(), asked()], [LONGEST_SLICE_NS, SLICE_NS]);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_death_is_looked_after_once_however_the_sleep_ended() {
+        let (deaths, asked_ns) = (AtomicU64::new(7), Cell::new(0));
+        let script = Script {
+            ends: Slept::Woken,
+            can_watch: true,
+            asked_ns: &asked_ns,
+        };
+        naps(script, Some(&deaths), |nap| {
+            assert_eq!(nap(), Ok(Nap::Look));
+            deaths.store(8, Ordering::Relaxed);
+            assert_eq!(nap(), Ok(Nap::Slice));
+            assert_eq!(nap(), Ok(Nap::Look));
+        });
+    }
+
+    #[test]
+    fn seldom_is_at_first_and_then_after_a_while() {
+        let asked_ns = Cell::new(0);
+        let script = Script {
+            ends: Slept::Woken,
+            can_watch: false,
+            asked_ns: &asked_ns,
+        };
+        let mut seldom = Seldom::default();
+        assert!(seldom.is_due(script));
+        assert!(!seldom.is_due(script));
     }
 }

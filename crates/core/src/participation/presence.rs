@@ -12,6 +12,7 @@ use super::registry::lock;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::pool::family::Family;
+use crate::sync::AtomicU64;
 
 /// The family of a block.
 #[derive(Debug, Clone)]
@@ -27,7 +28,9 @@ impl Hold {
     /// [`Error::Dropped`].
     pub fn presence(&self) -> Result<Presence> {
         let mut registry = lock();
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         let family = Arc::clone(&registry.families[family].family);
         Ok(Presence { family })
@@ -48,7 +51,9 @@ impl Hold {
     /// the family has no room for a child that was not counted.
     pub fn me(&self) -> Result<Participant> {
         let mut registry = lock();
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         if registry
             .holder(self.held.segment)?
@@ -65,6 +70,11 @@ impl Presence {
     /// be called with the process-wide lock held.
     pub fn is_gone(&self, who: Participant) -> bool {
         self.ask(who, Asking::WhileWaiting)
+    }
+
+    /// What changes whenever somebody's death was declared: for waits.
+    pub fn deaths(&self) -> Option<&AtomicU64> {
+        self.family.deaths().ok()
     }
 
     fn ask(&self, who: Participant, asked: Asking) -> bool {

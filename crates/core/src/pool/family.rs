@@ -21,7 +21,7 @@ use crate::mapping::Mapping;
 use crate::recover::recover_all;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::identity::Identity;
-use crate::sys::{anon, shm};
+use crate::sys::{anon, futex, shm};
 
 /// Nobody's.
 pub const FREE: u64 = 0;
@@ -281,8 +281,28 @@ impl Family {
         let is_done = matches!(seen.state, RESERVED | LIVE) && self.swap(slot, seen, dead)?;
         if is_done {
             point("dead.declared");
+            self.make_known()?;
         }
         Ok(is_done)
+    }
+
+    /// What changes whenever somebody's death was declared.
+    ///
+    /// # Errors
+    ///
+    /// None in a mapping of a family.
+    pub fn deaths(&self) -> Result<&AtomicU64> {
+        self.mapping.shared_word(offset_of!(FamilyHeader, deaths))
+    }
+
+    /// Wakes all who wait for anything in this family. Of somebody who is killed before it
+    /// nobody learns in this way; they look by themselves.
+    fn make_known(&self) -> Result<()> {
+        let deaths = self.deaths()?;
+        // Release: who sees the new number sees the slot.
+        deaths.fetch_add(1, Ordering::Release);
+        futex::wake(deaths, u32::MAX);
+        Ok(())
     }
 
     /// One compare-and-swap on a slot.

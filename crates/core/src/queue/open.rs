@@ -18,7 +18,7 @@ use crate::lock::kernel::System;
 use crate::lock::word::LockWord;
 use crate::mapping::Mapping;
 use crate::participation::queues::Closed;
-use crate::participation::{self, Handle, Hold, Sent};
+use crate::participation::{self, Handle, Hold, Presence, Sent};
 use crate::pool::tokens::Container;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::fork::{self, ForkGuarded};
@@ -59,6 +59,7 @@ pub struct Queue {
     /// Where the block begins in it.
     pub(super) at: usize,
     pub(super) container: Container,
+    pub(super) presence: Presence,
     pub(super) maxsize: u64,
     pub(super) inline_max: usize,
     pub(super) first: RingMemory,
@@ -117,7 +118,7 @@ impl Queue {
         let room = root
             .size_bytes()
             .checked_sub(FIRST_RING)
-            .ok_or(Error::WrongSegment("it is too small for a queue"))?;
+            .ok_or_else(|| Error::WrongSegment("it is too small for a queue"))?;
         let word = |field| mapping.shared_word(at + field);
         if word(offset_of!(QueueHeader, kind))?.load(Ordering::Acquire) != QUEUE_KIND {
             return Err(Error::WrongSegment("there is no queue in this block"));
@@ -134,7 +135,9 @@ impl Queue {
         let maxsize = fixed(offset_of!(QueueHeader, maxsize))?;
         let container = root.container()?;
         let me = root.open_queue(at + PEERS)?;
+        let presence = root.presence()?;
         Ok(Queue {
+            presence,
             mapping,
             at,
             container,

@@ -13,12 +13,10 @@ use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::layout::queues::{PEERS, QueueHeader};
 use crate::lock::kernel::{Kernel, System, spin};
-use crate::lock::wait::{Nap, Naps, Stop, Wait};
+use crate::lock::wait::{Nap, Naps, Seldom, Stop, Wait};
 use crate::participation::{self, Asking};
 use crate::sync::{AtomicU64, Ordering};
 
-/// How often who waits looks after the others, in slices of sleep.
-const LOOK_AFTER_SLICES: u32 = 4;
 /// Who may not wait gives the lock, which is held for microseconds, this much time all the
 /// same, in nanoseconds: a queue is not full because somebody is putting.
 const LOCK_PATIENCE_NS: u64 = 1_000_000_000;
@@ -39,7 +37,8 @@ pub(super) struct Waiting<'a> {
     end_ns: Option<u64>,
     pub(super) keep_going: &'a mut dyn FnMut() -> bool,
     naps: Option<Naps>,
-    slices: u32,
+    /// When to look after the others.
+    looks: Seldom,
     has_slept: bool,
     /// Not even for the lock.
     never_sleeps: bool,
@@ -59,7 +58,7 @@ impl<'a> Waiting<'a> {
             end_ns: None,
             keep_going,
             naps: None,
-            slices: 0,
+            looks: Seldom::default(),
             has_slept: false,
             never_sleeps: false,
             was_alone: false,
@@ -117,6 +116,7 @@ impl Queue {
         };
         let acquired = lock.acquire(&mut Wait {
             me: waiting.me,
+            deaths: self.presence.deaths(),
             timeout_ns,
             is_gone: &mut |who| self.root.is_gone(who, Asking::WhileWaiting),
             keep_going: waiting.keep_going,
@@ -149,6 +149,7 @@ impl Queue {
         let timeout_ns = waiting.left_ns();
         let mut wait = Wait {
             me: waiting.me,
+            deaths: self.presence.deaths(),
             timeout_ns,
             is_gone: &mut |_| false,
             keep_going: waiting.keep_going,
@@ -158,10 +159,7 @@ impl Queue {
         waiting.has_slept = true;
         match nap {
             Ok(Nap::Look) => Ok(()),
-            Ok(Nap::Slice) => {
-                waiting.slices += 1;
-                self.look_around(place, seen, waiting)
-            }
+            Ok(Nap::Slice) => self.look_around(place, seen, waiting),
             Err(stop) => Err(self.give_up(place, waiting, stop)),
         }
     }
@@ -176,7 +174,7 @@ impl Queue {
         if self.root.is_dropped() {
             return Err(Error::Dropped.into());
         }
-        if !waiting.slices.is_multiple_of(LOOK_AFTER_SLICES) {
+        if !waiting.looks.is_due(System) {
             return Ok(());
         }
         let is_alone = self.is_alone()?;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The variable that lists them, separated by commas: `memfd`, `o_tmpfile`, `pidfd`,
 /// `populate` (`MADV_POPULATE_WRITE`), `tracker`, `abstract` (names of the trackers' sockets),
-/// `memory_check`.
+/// `memory_check`, `waitv` (`futex_waitv`).
 pub const VARIABLE: &str = "SHARED_NUMPY_DISABLE";
 
 /// Whether `feature` is to be treated as missing: a debugging aid, and how tests force

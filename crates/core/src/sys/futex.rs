@@ -10,11 +10,13 @@
 
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::{ClockId, Timespec};
+
+use super::feature::Switch;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -37,11 +39,7 @@ pub enum Slept {
 ///
 /// When the kernel has no futexes, or not on mapped memory: nothing here works then.
 pub fn wait(word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept {
-    let timeout = Timespec {
-        // At most 2^64 / 10^9: fits.
-        tv_sec: (at_most_ns / NS_PER_S) as i64,
-        tv_nsec: (at_most_ns % NS_PER_S) as _,
-    };
+    let timeout = timespec(at_most_ns);
     // The low half, as the kernel will compare it.
     let seen = seen as u32;
     match futex::wait(low_half(word), futex::Flags::empty(), seen, Some(&timeout)) {
@@ -51,6 +49,57 @@ pub fn wait(word: &AtomicU64, seen: u64, at_most_ns: u64) -> Slept {
         Err(Errno::INTR) => Slept::Signalled,
         Err(errno) => panic!("futex wait: {errno}"),
     }
+}
+
+/// Sleeps as [`wait`] does, and also no longer than the low half of `other` is that of
+/// `other_seen`. `None`, at once, where the kernel cannot (before Linux 5.16) or must not: the
+/// caller looks more often then.
+///
+/// # Panics
+///
+/// As [`wait`].
+#[cfg(target_os = "linux")]
+pub fn wait_either(
+    (word, seen): (&AtomicU64, u64),
+    (other, other_seen): (&AtomicU64, u64),
+    at_most_ns: u64,
+) -> Option<Slept> {
+    // No lock, which a fork could find taken. Relaxed: whoever does not know yet asks.
+    static IS_MISSING: AtomicBool = AtomicBool::new(false);
+    static SWITCH: Switch = Switch::new("waitv");
+    if SWITCH.is_off() || IS_MISSING.load(Ordering::Relaxed) {
+        return None;
+    }
+    let of = |word: &AtomicU64, seen: u64| {
+        let mut one = futex::Wait::new();
+        one.val = u64::from(seen as u32);
+        one.uaddr = futex::WaitPtr::new(low_half(word).as_ptr().cast());
+        one.flags = futex::WaitFlags::SIZE_U32;
+        one
+    };
+    let words = [of(word, seen), of(other, other_seen)];
+    // Not a length of time, as above, but an end.
+    let end = timespec(now_ns().saturating_add(at_most_ns));
+    let clock = ClockId::Monotonic;
+    match futex::waitv(&words, futex::WaitvFlags::empty(), Some(&end), clock) {
+        Ok(_) => Some(Slept::Woken),
+        Err(Errno::AGAIN) => Some(Slept::Changed),
+        Err(Errno::TIMEDOUT) => Some(Slept::Elapsed),
+        Err(Errno::INTR) => Some(Slept::Signalled),
+        // Refused by whoever confines this process; or no memory for a list of two.
+        Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
+            IS_MISSING.store(true, Ordering::Relaxed);
+            None
+        }
+        Err(Errno::NOMEM) => None,
+        Err(errno) => panic!("futex wait for two: {errno}"),
+    }
+}
+
+/// Nowhere else.
+#[cfg(not(target_os = "linux"))]
+pub fn wait_either(_: (&AtomicU64, u64), _: (&AtomicU64, u64), _: u64) -> Option<Slept> {
+    None
 }
 
 /// Wakes up to `count` sleepers of `word`; tells how many.
@@ -64,6 +113,14 @@ pub fn wake(word: &AtomicU64, count: u32) -> usize {
     match futex::wake(low_half(word), futex::Flags::empty(), count) {
         Ok(woken) => woken,
         Err(errno) => panic!("futex wake: {errno}"),
+    }
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec {
+        // At most 2^64 / 10^9: fits.
+        tv_sec: (ns / NS_PER_S) as i64,
+        tv_nsec: (ns % NS_PER_S) as _,
     }
 }
 
@@ -111,5 +168,26 @@ mod tests {
         assert_eq!(wait(&word, 0x1111_2222_3333_4445, u64::MAX), Slept::Changed);
         assert_eq!(wake(&word, u32::MAX), 0);
         assert!(processors() > 0 && now_ns() > 0);
+    }
+
+    #[test]
+    fn a_change_of_either_word_ends_a_sleep() {
+        let (word, other) = (AtomicU64::new(1), AtomicU64::new(2));
+        let sleep = |seen, other_seen, ns| wait_either((&word, seen), (&other, other_seen), ns);
+        let Some(slept) = sleep(1, 2, 1) else {
+            return; // this kernel cannot, or is told not to
+        };
+        assert_eq!(slept, Slept::Elapsed);
+        assert_eq!(sleep(0, 2, u64::MAX), Some(Slept::Changed));
+        assert_eq!(sleep(1, 0, u64::MAX), Some(Slept::Changed));
+        for changed in [&word, &other] {
+            std::thread::scope(|scope| {
+                let sleeper = scope.spawn(|| sleep(1, 2, u64::MAX));
+                while wake(changed, 1) == 0 {
+                    std::thread::yield_now();
+                }
+                assert_eq!(sleeper.join().unwrap(), Some(Slept::Woken));
+            });
+        }
     }
 }
