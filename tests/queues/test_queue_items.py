@@ -514,15 +514,17 @@ def test_numbers_that_have_fields(queue, length):
             assert same(each, got) and (got["high"] == each["high"]).all()
 
 
-def test_many_views_of_one_array_are_one_hold(queue):
-    a = snp.array(np.arange(1000.0))
-    queue.put([a[number:] for number in range(100)])
-    assert snp.stats()["in_flight"] == 1
+@pytest.mark.parametrize("count", [1, 20])
+def test_many_views_of_an_array_are_one_hold(queue, count):
+    arrays = [snp.array(np.arange(1000.0)) for _ in range(count)]
+    queue.put([[a[number:] for a in arrays] for number in range(20)])
+    assert snp.stats()["in_flight"] == count
     got = queue.get(timeout=PATIENCE_S)
     assert snp.stats()["in_flight"] == 0
-    got[99][0] = -1
-    assert got[0][99] == a[99] == -1
-    assert len({memory_of(each) for each in got}) == 1
+    for number, (a, views) in enumerate(zip(arrays, zip(*got))):
+        views[19][0] = -1 - number
+        assert views[0][19] == a[19] == -1 - number
+        assert {memory_of(each) for each in views} == {memory_of(a)}
 
 
 def test_an_array_that_is_there_twice_is_one_object(queue):

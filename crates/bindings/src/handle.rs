@@ -63,7 +63,9 @@ impl ViewHandle {
                 "these bytes are no handle, or one of another version of shared_numpy",
             ));
         };
-        let (handle, mut rest) = bytes.split_at_checked(Handle::BYTES).ok_or(CUT_SHORT)?;
+        let (handle, mut rest) = bytes
+            .split_at_checked(Handle::BYTES)
+            .ok_or_else(|| CUT_SHORT)?;
         let handle = Handle::from_bytes(handle)?;
         let rest = &mut rest;
         let len_bytes = take(rest)?;
@@ -129,7 +131,7 @@ pub(crate) fn put(bytes: &mut Vec<u8>, mut number: u64) {
 pub(crate) fn take(bytes: &mut &[u8]) -> Result<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(CUT_SHORT)?;
+        let (&byte, rest) = bytes.split_first().ok_or_else(|| CUT_SHORT)?;
         *bytes = rest;
         let part = u64::from(byte & 0x7f);
         if part << shift >> shift != part {

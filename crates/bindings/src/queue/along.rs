@@ -43,10 +43,14 @@ impl Hasher for AddressHasher {
 /// For maps whose keys are addresses.
 pub(super) type ByAddress = BuildHasherDefault<AddressHasher>;
 
+/// So many exporters are looked through; of more each has its place in a map.
+const FEW: usize = 8;
+
 /// What one item takes along.
 #[derive(Default)]
 pub(super) struct Collected {
     exporters: Vec<Py<PyAny>>,
+    /// Where each exporter beyond the first few is.
     places: HashMap<usize, usize, ByAddress>,
     /// Which of them are out-of-band buffers of the pickle, in its order, and their lengths.
     pub(super) buffers: Vec<(usize, usize)>,
@@ -55,11 +59,21 @@ pub(super) struct Collected {
 impl Collected {
     /// Takes the block of an exporter along; its index among the item's holds.
     pub(super) fn add(&mut self, exporter: &Bound<'_, PyAny>) -> usize {
+        let few = self.exporters.iter().take(FEW);
+        if let Some(index) = few
+            .map(|it| it.as_ptr())
+            .position(|it| it == exporter.as_ptr())
+        {
+            return index;
+        }
         let next = self.exporters.len();
-        let index = *self
-            .places
-            .entry(exporter.as_ptr() as usize)
-            .or_insert(next);
+        let index = match next < FEW {
+            true => next,
+            false => *self
+                .places
+                .entry(exporter.as_ptr() as usize)
+                .or_insert(next),
+        };
         if index == next {
             self.exporters.push(exporter.clone().unbind());
         }

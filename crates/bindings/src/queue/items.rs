@@ -28,6 +28,9 @@ use crate::handle;
 /// The tails of most items; longer ones are read in a second look.
 const TAIL_BYTES: usize = 1024;
 
+/// The length that most tails do not exceed.
+const TAIL_OF_MOST_BYTES: usize = 64;
+
 /// An object on its way into a queue.
 #[derive(Default)]
 struct Outgoing<'py> {
@@ -124,6 +127,11 @@ fn put_items(
     all: &[Outgoing<'_>],
     timeout_ns: Option<u64>,
 ) -> PyResult<usize> {
+    if let [one] = all {
+        let holds = &one.along.holds(py);
+        let parts = &[one.body.bytes(), &one.tail];
+        return put_made(py, opened, all, &[Item { parts, holds }], timeout_ns);
+    }
     let holds: Vec<Vec<&Hold>> = all.iter().map(|one| one.along.holds(py)).collect();
     let parts: Vec<[&[u8]; 2]> = all
         .iter()
@@ -134,11 +142,22 @@ fn put_items(
         .zip(&holds)
         .map(|(parts, holds)| Item { parts, holds })
         .collect();
+    put_made(py, opened, all, &items, timeout_ns)
+}
+
+/// Puts the items that were made of `all`.
+fn put_made(
+    py: Python<'_>,
+    opened: &Opened,
+    all: &[Outgoing<'_>],
+    items: &[Item<'_>],
+    timeout_ns: Option<u64>,
+) -> PyResult<usize> {
     let queue = &opened.queue;
-    let len: usize = parts.iter().map(|parts| parts[0].len()).sum();
+    let len: usize = items.iter().map(|item| item.parts[0].len()).sum();
     let mut put = 0;
     if len < SLOW_TO_COPY_BYTES {
-        let (count, done) = queue.put_at_hand(&items);
+        let (count, done) = queue.put_at_hand(items);
         put = count;
         match done {
             Ok(()) => return Ok(put),
@@ -147,7 +166,6 @@ fn put_items(
             Err(_) => {}
         }
     }
-    let items = &items;
     let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
         let (count, done) = queue.put_many(&items[put..], left_ns, keep_going);
         put += count;
@@ -184,7 +202,10 @@ fn lone_array<'py>(opened: &Opened, object: &Bound<'py, PyAny>) -> PyResult<Opti
     let Some(numbers) = Numbers::of(object) else {
         return Ok(None);
     };
-    let mut outgoing = Outgoing::default();
+    let mut outgoing = Outgoing {
+        tail: Vec::with_capacity(TAIL_OF_MOST_BYTES),
+        ..Outgoing::default()
+    };
     if !numbers.is_shared() && numbers.is_in_one_piece() {
         outgoing.body = Body::Array {
             array: object.clone(),
@@ -292,8 +313,7 @@ pub(super) fn object_of<'py>(
         }
         Some(&HELD) => {
             let head = HeldHead::read(&tail)?;
-            let hold = message.take_holds().into_iter().nth(head.hold);
-            let hold = hold.ok_or_else(wire::damaged)?;
+            let hold = message.take_hold(head.hold).ok_or_else(wire::damaged)?;
             head.array_over(block::export(py, hold, head.len_bytes)?)
         }
         Some(&PLAIN) => {

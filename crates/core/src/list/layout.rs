@@ -74,11 +74,11 @@ impl Layout {
         let data_at = count
             .checked_add(2)
             .and_then(|words| words.checked_mul(WORD_BYTES))
-            .ok_or(Error::TooLarge)?;
+            .ok_or_else(|| Error::TooLarge)?;
         let layout = Self::place(count, Slots::InPlace, data_at, data_len);
         layout
             .filter(|it| it.end() <= isize::MAX as usize)
-            .ok_or(Error::TooLarge)
+            .ok_or_else(|| Error::TooLarge)
     }
 
     fn place(count: usize, slots: Slots, data_at: usize, data_len: usize) -> Option<Self> {

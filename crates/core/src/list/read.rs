@@ -87,10 +87,12 @@ impl List {
                         Item::Bytes(text)
                     });
                 }
-                Look::Moving => patience.after_moving().ok_or(Error::Unfinished { index })?,
+                Look::Moving => patience
+                    .after_moving()
+                    .ok_or_else(|| Error::Unfinished { index })?,
                 Look::Senseless(reason) => patience
                     .after_senseless()
-                    .ok_or(Error::Corrupt { index, reason })?,
+                    .ok_or_else(|| Error::Corrupt { index, reason })?,
             }
             look = self.look(index, buffer)?;
         }

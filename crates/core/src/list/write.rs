@@ -27,7 +27,10 @@ impl Plan {
     pub fn push(&mut self, item: &Item<'_>) -> Result<()> {
         let room = item.room_bytes();
         Encoded::new(item, self.ends.len(), room, 0)?;
-        let end = self.data_bytes().checked_add(room).ok_or(Error::TooLarge)?;
+        let end = self
+            .data_bytes()
+            .checked_add(room)
+            .ok_or_else(|| Error::TooLarge)?;
         self.ends.push(end);
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::layout::Place;
 use crate::pool::segment::{BlockInfo, PoolSegment};
 use crate::pool::tokens::{Container, TokenName};
 use crate::sys::identity::Identity;
-use crate::sys::{clock, process};
+use crate::sys::{clock, fork};
 
 /// What became of a try to receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,9 @@ impl Hold {
     /// Names this block as what other blocks' tokens are in.
     pub(crate) fn container(&self) -> Result<Container> {
         let mut registry = lock();
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let (family, owner, number) = (local.family, local.owner, local.number);
         Ok(Container {
             family: registry.families[family].family.id()[0],
@@ -63,7 +65,7 @@ impl Hold {
         let segment = self.held.segment;
         let was_received = {
             let mut registry = lock();
-            let local = registry.local(segment).ok_or(Error::Dropped)?;
+            let local = registry.local(segment).ok_or_else(|| Error::Dropped)?;
             matches!(local.kind, Kind::Attached { fd: None, .. })
         };
         if was_received {
@@ -127,7 +129,7 @@ impl Registry {
         generation: u64,
         token: Option<TokenName>,
     ) -> Result<Handle> {
-        let local = self.local(id).ok_or(Error::Dropped)?;
+        let local = self.local(id).ok_or_else(|| Error::Dropped)?;
         let (family, owner, number, segment_fd) =
             (local.family, local.owner, local.number, local.owner_fd);
         let member = &self.families[family];
@@ -147,7 +149,7 @@ impl Registry {
                     ..Hints::default()
                 },
                 Some(_) => Hints {
-                    sender_pid: process::own_pid(),
+                    sender_pid: fork::pid(),
                     family_fd: member.fd.number(),
                     segment_fd,
                 },
@@ -243,7 +245,7 @@ pub(crate) fn receive_if(
 }
 
 fn hold_one(registry: &mut Registry, handle: &Handle) -> Result<Option<(HeldBlock, BlockInfo)>> {
-    let token = handle.token.ok_or(Error::Stale)?;
+    let token = handle.token.ok_or_else(|| Error::Stale)?;
     let Some(family) = registry.family(handle.family) else {
         return Ok(None);
     };

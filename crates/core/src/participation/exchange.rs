@@ -68,7 +68,7 @@ impl Hold {
             // Perhaps with what the dead have sent, whose time is over.
             let family = registry
                 .local(self.held.segment)
-                .ok_or(Error::Dropped)?
+                .ok_or_else(|| Error::Dropped)?
                 .family;
             registry.families[family].make_room();
             let holder = registry.holder(self.held.segment)?;
@@ -132,7 +132,7 @@ pub(super) fn attach_for(handle: &Handle, keep_going: &mut dyn FnMut() -> bool) 
         let family = registry
             .family(handle.family)
             .filter(|&family| registry.families[family].me.is_some())
-            .ok_or(Error::UnknownFamily)?;
+            .ok_or_else(|| Error::UnknownFamily)?;
         if let Some(id) = registry.find(family, handle.owner, handle.number) {
             return registry.keep(id);
         }

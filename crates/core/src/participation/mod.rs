@@ -170,7 +170,7 @@ fn allocate_here(size_bytes: u64, keep_going: &mut dyn FnMut() -> bool) -> Resul
             opening.is_committed = done.is_ok();
         }
         let member = &mut registry.families[home];
-        let pool = member.pool.as_mut().ok_or(Error::Stale)?;
+        let pool = member.pool.as_mut().ok_or_else(|| Error::Stale)?;
         if let Err(error) = done {
             pool.abandon(opening);
             // What nobody uses may be what is missing.

@@ -112,7 +112,9 @@ impl Hold {
         let container = self.container()?;
         let mut registry = lock();
         let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         let me = registry.families[family].ensure_me()?;
         write_peer(segment.mapping(), peers, me, HAS_COME)?;
@@ -125,7 +127,9 @@ impl Hold {
         let container = self.container()?;
         let mut registry = lock();
         let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         registry.open(container, family, segment, None);
         Ok(())
@@ -179,7 +183,9 @@ impl Hold {
         let holder = registry.holder(self.held.segment)?;
         let segment = Arc::clone(holder.segment());
         let holds_once = holder.holds(self.held.block) == 1;
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         let me = registry.families[family].me()?;
         Ok(holds_once && !is_others(&segment, self.held.block, Some(me))?)
@@ -189,7 +195,9 @@ impl Hold {
     pub(crate) fn peers(&self, peers: usize) -> Result<Peers> {
         let mut registry = lock();
         let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
-        let local = registry.local(self.held.segment).ok_or(Error::Dropped)?;
+        let local = registry
+            .local(self.held.segment)
+            .ok_or_else(|| Error::Dropped)?;
         let family = local.family;
         let member = &registry.families[family];
         let mut found = Peers::default();

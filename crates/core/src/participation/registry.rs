@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use super::Options;
 use super::growth::{self, Asking, Watch};
@@ -135,8 +134,8 @@ pub(super) struct Membership {
     /// The segments of the pool.
     pub(super) own: Vec<SegmentId>,
     pub(super) connection: Option<Arc<Connection>>,
-    /// When it was last seen to be open.
-    pub(super) looked_at: Option<Instant>,
+    /// In which second it was last seen to be open.
+    pub(super) looked_at_s: Option<u64>,
     /// Why there will be no connection.
     pub(super) no_tracker: Option<String>,
     /// Why there was none that we could use at the last look.
@@ -163,7 +162,7 @@ impl Membership {
             pool: None,
             own: Vec::new(),
             connection: None,
-            looked_at: None,
+            looked_at_s: None,
             no_tracker: None,
             not_now: None,
             child: None,
@@ -191,7 +190,7 @@ impl Membership {
 
     /// Our slot.
     pub(super) fn me(&self) -> Result<Participant> {
-        self.me.ok_or(Error::UnknownFamily)
+        self.me.ok_or_else(|| Error::UnknownFamily)
     }
 }
 
@@ -229,7 +228,7 @@ impl Registry {
 
     /// Keeps a segment.
     pub(super) fn keep(&mut self, segment: SegmentId) -> Result<Kept> {
-        self.local(segment).ok_or(Error::Dropped)?.keeps += 1;
+        self.local(segment).ok_or_else(|| Error::Dropped)?.keeps += 1;
         let epoch = fork::epoch();
         Ok(Kept { segment, epoch })
     }
@@ -288,7 +287,7 @@ impl Registry {
     fn note_own_segment(&mut self, family: usize) -> Result<()> {
         let member = &self.families[family];
         let at = member.own.len();
-        let pool = member.pool.as_ref().ok_or(Error::Stale)?;
+        let pool = member.pool.as_ref().ok_or_else(|| Error::Stale)?;
         let local = Local {
             family,
             owner: member.me()?,
@@ -306,7 +305,7 @@ impl Registry {
     /// The id of a segment of our own pool.
     pub(super) fn own(&self, family: usize, segment: usize) -> Result<SegmentId> {
         let own = &self.families[family].own;
-        own.get(segment).copied().ok_or(Error::Stale)
+        own.get(segment).copied().ok_or_else(|| Error::Stale)
     }
 
     /// What this process holds of a segment, and the segment.
@@ -314,12 +313,12 @@ impl Registry {
         let entry = self.segments.get_mut(id.index as usize);
         let entry = entry.filter(|entry| entry.serial == id.serial);
         let local = entry.and_then(|entry| entry.local.as_mut());
-        let local = local.ok_or(Error::Stale)?;
+        let local = local.ok_or_else(|| Error::Stale)?;
         match &mut local.kind {
             Kind::Attached { holder, .. } => Ok(holder),
             Kind::Own(segment) => {
                 let pool = self.families[local.family].pool.as_mut();
-                pool.ok_or(Error::Stale)?.holder(*segment)
+                pool.ok_or_else(|| Error::Stale)?.holder(*segment)
             }
         }
     }
@@ -367,7 +366,7 @@ impl Registry {
             Kind::Own(number) => {
                 let number = *number;
                 let pool = self.families[family].pool.as_mut();
-                pool.ok_or(Error::Stale)?.release(number, block)?;
+                pool.ok_or_else(|| Error::Stale)?.release(number, block)?;
                 Ok(false)
             }
             Kind::Attached { holder, .. } => {

@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -16,11 +15,8 @@ use crate::error::{Error, Result};
 use crate::members::client::{Connection, Launched, Reached};
 use crate::pool::family::Family;
 use crate::sys::process::ProcessId;
-use crate::sys::{feature, fork as process_fork};
+use crate::sys::{clock, feature, fork as process_fork};
 
-/// How often a sender looks whether the tracker is still there: it may have been
-/// replaced by one that has not been told of our segments.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A tracker that dies again and again is given up after so many.
 pub(super) const ROUNDS: usize = 3;
 
@@ -28,16 +24,15 @@ pub(super) const ROUNDS: usize = 3;
 pub(super) fn ensure_told(id: SegmentId, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
     for _ in 0..ROUNDS {
         let mut registry = lock();
-        let local = registry.local(id).ok_or(Error::Dropped)?;
+        let local = registry.local(id).ok_or_else(|| Error::Dropped)?;
         let (family, owner, number, is_told) =
             (local.family, local.owner, local.number, local.is_told);
         let member = &registry.families[family];
         if member.no_tracker.is_some() {
             return Ok(());
         }
-        let is_fresh = member
-            .looked_at
-            .is_some_and(|when| when.elapsed() < LOOK_EVERY);
+        // Once a second: it may have been replaced by one that has not been told.
+        let is_fresh = member.looked_at_s == Some(clock::monotonic_s());
         if is_told && is_fresh {
             return Ok(());
         }
@@ -105,7 +100,7 @@ pub(super) fn connection(
         && connection.is_open()
     {
         let connection = Arc::clone(connection);
-        member.looked_at = Some(Instant::now());
+        member.looked_at_s = Some(clock::monotonic_s());
         return Ok(Some(connection));
     }
     member.connection = None;
@@ -167,7 +162,7 @@ pub(super) fn connection(
         return Err(Error::Interrupted); // it is our parent's
     }
     let member = &mut registry.families[family];
-    member.looked_at = Some(Instant::now());
+    member.looked_at_s = Some(clock::monotonic_s());
     member.not_now = None;
     // Of two threads the first: what it has told counts.
     let kept = member.connection.get_or_insert(made);

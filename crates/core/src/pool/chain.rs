@@ -310,7 +310,7 @@ impl Chain {
         if !is_single {
             self.current = Some(number);
         }
-        let block = block.ok_or(Error::Damaged("a new segment without room"))?;
+        let block = block.ok_or_else(|| Error::Damaged("a new segment without room"))?;
         Ok((number, block))
     }
 

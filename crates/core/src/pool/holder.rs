@@ -374,7 +374,7 @@ impl Holder {
         let local = &mut self.held[block];
         local.settle(self.epoch);
         local.generation = generation;
-        local.count = local.count.checked_add(1).ok_or(Error::Full {
+        local.count = local.count.checked_add(1).ok_or_else(|| Error::Full {
             what: "references to one block in one process",
             limit: u32::MAX as usize,
         })?;

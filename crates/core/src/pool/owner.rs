@@ -260,7 +260,11 @@ impl Pool {
     ///
     /// [`Error::NotAllowed`] when this process does not hold it.
     pub fn release(&mut self, segment: usize, block: usize) -> Result<()> {
-        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get_mut(segment)
+            .ok_or_else(|| Error::Stale)?;
         if !owned.holder.release(block)? {
             return Ok(());
         }
@@ -280,7 +284,11 @@ impl Pool {
     ///
     /// [`Error::Stale`] for a segment that the pool does not have.
     pub fn lend(&mut self, segment: usize) -> Result<()> {
-        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get_mut(segment)
+            .ok_or_else(|| Error::Stale)?;
         owned.closer.lend()
     }
 
@@ -290,7 +298,11 @@ impl Pool {
     ///
     /// [`Error::Stale`] for a segment that the pool does not have.
     pub fn holder(&mut self, segment: usize) -> Result<&mut Holder> {
-        let owned = self.chain.segments.get_mut(segment).ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get_mut(segment)
+            .ok_or_else(|| Error::Stale)?;
         Ok(&mut owned.holder)
     }
 
@@ -300,7 +312,11 @@ impl Pool {
     ///
     /// [`Error::Stale`] for a segment that the pool does not have.
     pub fn segment(&self, segment: usize) -> Result<&Arc<PoolSegment>> {
-        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get(segment)
+            .ok_or_else(|| Error::Stale)?;
         Ok(owned.segment())
     }
 
@@ -316,8 +332,12 @@ impl Pool {
     /// [`Error::Stale`] for a segment that the pool does not have, and for one whose
     /// descriptor somebody closed; the system's.
     pub fn segment_fd(&self, segment: usize) -> Result<OwnedFd> {
-        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
-        let fd = owned.backing.fd().ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get(segment)
+            .ok_or_else(|| Error::Stale)?;
+        let fd = owned.backing.fd().ok_or_else(|| Error::Stale)?;
         rustix::io::fcntl_dupfd_cloexec(fd, 3)
             .map_err(|errno| Error::os("duplicate a descriptor", "", errno))
     }
@@ -339,7 +359,11 @@ impl Pool {
     ///
     /// [`Error::Stale`] for a segment that the pool does not have.
     pub fn segment_fd_number(&self, segment: usize) -> Result<i32> {
-        let owned = self.chain.segments.get(segment).ok_or(Error::Stale)?;
+        let owned = self
+            .chain
+            .segments
+            .get(segment)
+            .ok_or_else(|| Error::Stale)?;
         Ok(owned.backing.number())
     }
 

@@ -110,7 +110,7 @@ impl PoolSegment {
             return Err(Error::Damaged("a segment without room for its own tables"));
         }
         let owner = Participant::unpack(field(offset_of!(PoolHeader, owner))?)
-            .ok_or(Error::Damaged("a segment without an owner"))?;
+            .ok_or_else(|| Error::Damaged("a segment without an owner"))?;
         let number = field(offset_of!(PoolHeader, segment))?;
         Ok(PoolSegment {
             mapping,

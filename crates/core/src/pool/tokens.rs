@@ -96,7 +96,7 @@ impl PoolSegment {
             Some(it) => [
                 it.family,
                 it.owner.pack(),
-                it.place.pack().ok_or(Error::Stale)?,
+                it.place.pack().ok_or_else(|| Error::Stale)?,
                 it.generation,
             ],
         };

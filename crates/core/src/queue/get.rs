@@ -24,6 +24,8 @@ pub struct Message {
     payload: Option<(Hold, usize)>,
     holds: Vec<Hold>,
     shape: Option<Shape>,
+    /// Of all items of one call, in the first message.
+    handles: Vec<Handle>,
 }
 
 impl Message {
@@ -47,7 +49,14 @@ impl Message {
         &self.holds
     }
 
-    /// The same, taken out.
+    /// One of them, taken out; the others are let go of.
+    pub fn take_hold(&mut self, index: usize) -> Option<Hold> {
+        let hold = (index < self.holds.len()).then(|| self.holds.swap_remove(index));
+        self.holds.clear();
+        hold
+    }
+
+    /// All of them, taken out.
     pub fn take_holds(&mut self) -> Vec<Hold> {
         std::mem::take(&mut self.holds)
     }
@@ -75,6 +84,7 @@ impl Message {
         self.payload = None;
         self.holds.clear();
         self.shape = None;
+        self.handles.clear();
     }
 }
 
@@ -222,7 +232,8 @@ impl Queue {
                 to: end,
             });
         };
-        let mut handles = Vec::new();
+        let mut handles = std::mem::take(&mut messages[0].handles);
+        handles.clear();
         let (count, next) = match copy(&ring, messages, &mut handles, head, end) {
             Ok(copied) => copied,
             Err(error) => {
@@ -242,11 +253,10 @@ impl Queue {
             }
         } else {
             let word = self.head()?;
-            let mut holds = Vec::new();
             let mut commit = || Ok(protocol::take(word, head, next));
-            let why = match receive_if(&handles, &mut commit, &mut holds) {
+            let why = match receive_if(&handles, &mut commit, &mut messages[0].holds) {
                 Ok(Receipt::Taken) => {
-                    hand_out(&mut messages[..count], holds);
+                    hand_out(&mut messages[..count]);
                     None
                 }
                 Ok(Receipt::Lost) => return Ok(Tried::Lost),
@@ -263,6 +273,7 @@ impl Queue {
             }
             point("get.ended");
         }
+        messages[0].handles = handles;
         self.after_taking(next)?;
         Ok(Tried::Got(count))
     }
@@ -361,9 +372,15 @@ fn copy(
     Ok((count, at))
 }
 
-/// Gives each message the holds of its handles.
-fn hand_out(messages: &mut [Message], holds: Vec<Hold>) {
-    let mut holds = holds.into_iter();
+/// Gives each message the holds of its handles, all of which are the first one's so far.
+fn hand_out(messages: &mut [Message]) {
+    if let [Message { shape, .. }] = messages
+        && shape.is_some_and(|shape| !shape.is_in_block)
+    {
+        return;
+    }
+    let holds = messages.first_mut().map(Message::take_holds);
+    let mut holds = holds.unwrap_or_default().into_iter();
     for message in messages {
         let Some(shape) = message.shape else { continue };
         let mut count = shape.handles;

@@ -35,7 +35,7 @@ impl Item<'_> {
         self.parts
             .iter()
             .try_fold(0_usize, |sum, part| sum.checked_add(part.len()))
-            .ok_or(Error::Full {
+            .ok_or_else(|| Error::Full {
                 what: "bytes in one item of a queue",
                 limit: usize::MAX,
             })

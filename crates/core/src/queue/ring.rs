@@ -58,7 +58,7 @@ impl Shape {
             .record_bytes()
             .map(|bytes| bytes.div_ceil(UNIT_BYTES) as u64);
         let units = units.filter(|&units| self.handles <= HANDLES_MAX && units <= UNITS_MAX / 4);
-        units.ok_or(Error::Full {
+        units.ok_or_else(|| Error::Full {
             what: "arrays in one item of a queue",
             limit: HANDLES_MAX,
         })

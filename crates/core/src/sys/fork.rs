@@ -39,6 +39,10 @@ const WAITED: u32 = 2;
 /// Written by the child handler only, while the child has one thread.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
+/// This process's id, or zero when nobody has asked yet. Of the child it is cleared while that
+/// has one thread; whoever else writes it writes the same.
+static PID: AtomicU32 = AtomicU32::new(0);
+
 /// Whether the fork handlers are in place. Written under the lock.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -98,6 +102,21 @@ pub fn install() {
 /// A number that differs between a process and its forked children.
 pub fn epoch() -> u32 {
     EPOCH.load(Ordering::Relaxed)
+}
+
+/// This process's id, mostly without a system call. Of a child that was made past the C
+/// library (no handler ran) it is the parent's, as [`epoch`].
+pub fn pid() -> u32 {
+    match PID.load(Ordering::Relaxed) {
+        0 => {
+            let pid = std::process::id();
+            if INSTALLED.load(Ordering::Relaxed) {
+                PID.store(pid, Ordering::Relaxed);
+            }
+            pid
+        }
+        pid => pid,
+    }
 }
 
 /// Runs `spawn`, which may fork, while the caller holds the lock.
@@ -176,6 +195,7 @@ extern "C" fn after_in_parent() {
 
 extern "C" fn after_in_child() {
     EPOCH.fetch_add(1, Ordering::Relaxed);
+    PID.store(0, Ordering::Relaxed);
     if !SPAWNING.get() {
         if let Some(hooks) = HOOKS.get() {
             (hooks.in_child)(&mut Forking(()));
