@@ -212,7 +212,7 @@ class Latest(Shared):
             The writer has died, and nobody took its place. (An EOFError.)
         EOFError
             The writer has ended, or stopped, and nobody took its place for a fifth of a
-            second or two. With another writer there are frames again.
+            second or more. With another writer there are frames again.
         """
         last = self._last
         found = self._cell.wait(last, timeout)

@@ -40,7 +40,7 @@ fn me() -> Participant {
 fn with_wait<T>(run: impl FnOnce(&mut Wait<'_>) -> T) -> T {
     run(&mut Wait {
         me: me_cached(),
-        deaths: None,
+        watch: None,
         timeout_ns: None,
         is_gone: &mut |_| false,
         keep_going: &mut || true,

@@ -186,9 +186,12 @@ impl Latest {
     pub fn stop_writing(&self) -> Result<()> {
         let me = self.root.me()?;
         // Fails when it is another's: nothing to end.
-        let _ = self
-            .writer()?
-            .compare_exchange(me.pack(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        let ended =
+            self.writer()?
+                .compare_exchange(me.pack(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_ok() {
+            protocol::wake_all(self.readers()?, System);
+        }
         Ok(())
     }
 
@@ -337,21 +340,29 @@ impl Latest {
             }
             let mut wait = Wait {
                 me,
-                deaths: self.presence.deaths(),
+                watch: Some(&self.presence),
                 timeout_ns,
                 is_gone: &mut |_| false,
                 keep_going,
             };
             let naps = naps.get_or_insert_with(|| Naps::of(&wait, System));
-            let nap = naps.nap(&mut wait, System, readers, announced)?;
-            if nap == Nap::Slice && looks.is_due(System) {
+            let nap = naps.nap(&mut wait, System, readers, announced);
+            let is_still = matches!(nap, Ok(_) | Err(Stop::TimedOut)) && !self.has_moved(seen)?;
+            if is_still && looks.is_due(System) {
                 let in_vain = self.look_after_writer(seen)?;
                 // Not at the first look: one writer may be taking over from another.
                 match in_vain {
                     Some(error) if was_deserted => return Err(error.into()),
                     _ => was_deserted = in_vain.is_some(),
                 }
+                if was_deserted {
+                    naps.shorten();
+                }
+            } else if is_still && nap == Ok(Nap::Look) {
+                // Woken for no frame: the writer has stopped, perhaps. Soon it is time to look.
+                naps.shorten();
             }
+            nap?;
         }
     }
 

@@ -128,10 +128,11 @@ shared_structs! {
         family_high: u64,
         /// [`SLOTS`].
         slots: u64,
-        /// How many participants' deaths were declared; who waits sleeps on this as well.
-        deaths: u64,
-        /// Zero.
-        reserved: u64,
+        /// How often somebody came to live, or was declared dead; who waits sleeps on this as
+        /// well.
+        news: u64,
+        /// What `news` was when the tracker had all that live watched last.
+        watched: u64,
     }
 
     /// A participant of a family; what others write often is in a cache line of its own.

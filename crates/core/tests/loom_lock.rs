@@ -160,7 +160,7 @@ const DEAD: usize = 9;
 fn wait<T>(slot: usize, go_on: bool, run: impl FnOnce(&mut Wait<'_>) -> T) -> T {
     run(&mut Wait {
         me: someone(slot),
-        deaths: None,
+        watch: None,
         timeout_ns: None,
         is_gone: &mut |who| who.slot == DEAD,
         keep_going: &mut || go_on,
@@ -232,7 +232,7 @@ fn who_is_wrongly_said_to_be_dead_does_not_exclude() {
             let lock = shared.lock(Sleeps::Never);
             let mut wait = Wait {
                 me: someone(slot),
-                deaths: None,
+                watch: None,
                 timeout_ns: None,
                 is_gone: &mut |_| true,
                 keep_going: &mut || true,

@@ -48,6 +48,7 @@ fn one_process() {
     threads_share_a_queue();
     a_wait_can_be_interrupted();
     a_close_during_a_put_ends_it_and_tells_what_was_put();
+    a_close_ends_the_waits_of_other_threads();
     what_is_not_a_queue_is_refused();
     many_blocks_are_in_flight_at_a_time();
     who_waits_without_a_thread_is_rung();
@@ -399,6 +400,33 @@ fn a_close_during_a_put_ends_it_and_tells_what_was_put() {
     assert_eq!(put, 1);
     assert!(matches!(done, Err(Stop::Failed(Error::NotAllowed(_)))));
     settle(vec![queue]);
+}
+
+fn a_close_ends_the_waits_of_other_threads() {
+    let full = QueueOptions {
+        maxsize: 1,
+        ..QueueOptions::default()
+    };
+    let (empty, full) = (queue(QueueOptions::default()), queue(full));
+    put(&full, b"first");
+    let item = Item {
+        parts: &[b"next"],
+        holds: &[],
+    };
+    std::thread::scope(|scope| {
+        let getter = scope.spawn(|| empty.get(&mut Message::default(), LONG, &mut on));
+        let putter = scope.spawn(|| full.put(item, LONG, &mut on));
+        let joiner = scope.spawn(|| full.join(LONG, &mut on));
+        // Asleep by then, or refused when they come.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        empty.close().unwrap();
+        full.close().unwrap();
+        for waiter in [getter, putter, joiner] {
+            let done = waiter.join().unwrap();
+            assert!(matches!(done, Err(Stop::Failed(Error::NotAllowed(_)))));
+        }
+    });
+    settle(vec![empty, full]);
 }
 
 fn what_is_not_a_queue_is_refused() {

@@ -149,7 +149,7 @@ impl Cell {
         if timeout_ns == Some(0) {
             return outcome(work(&mut Wait {
                 me: self.me()?,
-                deaths: None,
+                watch: None,
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
                 keep_going: &mut || true,
@@ -194,7 +194,7 @@ impl Cell {
             let detached = RefCell::new(detached);
             let wait = &mut Wait {
                 me,
-                deaths: self.presence.deaths(),
+                watch: Some(&self.presence),
                 timeout_ns,
                 is_gone: &mut |who| self.presence.is_gone(who),
                 keep_going: &mut || {

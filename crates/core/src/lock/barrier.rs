@@ -300,7 +300,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
     fn enter(&self, wait: &mut Wait<'_>) -> Result<(), Stop> {
         let mut wait = Wait {
             me: wait.me,
-            deaths: wait.deaths,
+            watch: wait.watch,
             timeout_ns: None,
             is_gone: wait.is_gone,
             keep_going: wait.keep_going,
@@ -395,7 +395,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
             // and would wait for it for ever.
             self.enter(&mut Wait {
                 me: wait.me,
-                deaths: wait.deaths,
+                watch: wait.watch,
                 timeout_ns: None,
                 is_gone: wait.is_gone,
                 keep_going: &mut || true,

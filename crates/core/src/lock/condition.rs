@@ -182,7 +182,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
         }
         let mut again = Wait {
             me: wait.me,
-            deaths: wait.deaths,
+            watch: wait.watch,
             timeout_ns: None,
             is_gone: wait.is_gone,
             keep_going: wait.keep_going,

@@ -2,7 +2,8 @@
 //!
 //! Guarantee: no wait is endless because somebody died. Whoever is killed, between
 //! any two instructions, leaves words from which the others go on by themselves, at
-//! the latest when the slice of sleep they are in ends ([`SLICE_NS`]). The words, their
+//! the latest when the slice of sleep they are in ends ([`SLICE_NS`], [`LONGEST_SLICE_NS`]).
+//! The words, their
 //! states, the reason for each ordering and what each kill leaves are told in
 //! `docs/locks.md`.
 //!
@@ -44,9 +45,9 @@ use crate::sync::{AtomicU64, Ordering};
 /// How long a waiter sleeps before it looks after the dead and asks whether to go on.
 pub const SLICE_NS: u64 = 50_000_000;
 
-/// The same at most for one that is woken by deaths, whose slices double until one tells of
-/// somebody's: it has to ask whether to go on (a signal may have come to another thread), and
-/// looks after those whose death nobody made known, at first those who died before the wait.
+/// The same at most where everybody is watched ([`wait::Watch`]), so that a death ends the
+/// sleep: each slice is twice as long as the one before. What is left for them is a signal
+/// that came to another thread, and a death after that of who watched.
 pub const LONGEST_SLICE_NS: u64 = 1_000_000_000;
 
 /// A cell in a mapping, its kind checked.

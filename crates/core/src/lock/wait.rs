@@ -6,6 +6,16 @@ use crate::error::Error;
 use crate::layout::Participant;
 use crate::sync::{AtomicU64, Ordering};
 
+/// Who makes deaths known to those who wait.
+pub trait Watch {
+    /// What changes whenever somebody died or came, so that sleeps end.
+    fn news(&self) -> &AtomicU64;
+    /// Whether everybody is watched that had come when `news` was this.
+    fn is_watched(&self, news: u64) -> bool;
+    /// Asks for that, of whoever watches, without waiting.
+    fn remind(&self);
+}
+
 /// Who waits, for how long, and what to ask meanwhile.
 ///
 /// Neither question is asked before the waiter has slept, but `is_gone` once by those
@@ -13,9 +23,8 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct Wait<'a> {
     /// Who waits, or acquires.
     pub me: Participant,
-    /// What changes whenever somebody's death is made known, so that slices can be long; `None`
-    /// where there is no such word.
-    pub deaths: Option<&'a AtomicU64>,
+    /// Who makes deaths known, so that slices can be long; `None` where nobody does.
+    pub watch: Option<&'a dyn Watch>,
     /// How long at most; `None`: for ever.
     pub timeout_ns: Option<u64>,
     /// Whether a participant is *proved* to be gone (rule P4). Asked about once a slice for
@@ -74,14 +83,14 @@ const LOOKS_MAX: u32 = 16;
 pub(crate) enum Nap {
     /// The word changed, or we were woken: look at the word.
     Look,
-    /// Time passed, or somebody died: look at the word, and after the dead.
+    /// Time passed, or somebody died or came: look at the word, and after the dead.
     Slice,
 }
 
 /// Acquire: who sees that somebody died sees who.
-fn deaths_of(wait: &Wait<'_>) -> u64 {
-    wait.deaths
-        .map_or(0, |deaths| deaths.load(Ordering::Acquire))
+fn news_of(wait: &Wait<'_>) -> u64 {
+    wait.watch
+        .map_or(0, |watch| watch.news().load(Ordering::Acquire))
 }
 
 /// The sleeps of one wait, which all end at one time.
@@ -90,9 +99,11 @@ pub(crate) struct Naps {
     end_ns: Option<u64>,
     looks: u32,
     /// As it was before the last look after the dead; whoever died earlier is found by that.
-    deaths: u64,
-    /// The length of the next one where deaths are heard of.
+    news: u64,
+    /// The length of the next one where all are watched.
     slice_ns: u64,
+    /// How many have passed.
+    slices: u32,
 }
 
 impl Naps {
@@ -107,9 +118,15 @@ impl Naps {
         Naps {
             end_ns,
             looks: 0,
-            deaths: deaths_of(wait),
+            news: news_of(wait),
             slice_ns: SLICE_NS,
+            slices: 0,
         }
+    }
+
+    /// Something may be about to happen: the next slices are short.
+    pub(crate) fn shorten(&mut self) {
+        self.slice_ns = SLICE_NS;
     }
 
     fn left_ns(&self, kernel: impl Kernel) -> u64 {
@@ -127,10 +144,32 @@ impl Naps {
         (word, seen): (&AtomicU64, u64),
         left_ns: u64,
     ) -> Slept {
-        wait.deaths
-            .map(|deaths| (deaths, self.deaths))
-            .and_then(|it| kernel.sleep_on_either((word, seen), it, left_ns.min(self.slice_ns)))
-            .unwrap_or_else(|| kernel.sleep(word, seen, left_ns.min(SLICE_NS)))
+        let short_ns = left_ns.min(SLICE_NS);
+        let Some(watch) = wait.watch else {
+            return kernel.sleep(word, seen, short_ns);
+        };
+        // Whoever comes after this look changes `news`, and the sleep ends.
+        let at_most_ns = match watch.is_watched(self.news) {
+            true => left_ns.min(self.slice_ns),
+            false => short_ns,
+        };
+        kernel
+            .sleep_on_either((word, seen), (watch.news(), self.news), at_most_ns)
+            .unwrap_or_else(|| kernel.sleep(word, seen, short_ns))
+    }
+
+    /// After a slice that brought nothing; not one cut short by a time that is over, or who asks
+    /// again and again would remind each time.
+    fn count_slice(&mut self, wait: &Wait<'_>) {
+        self.slice_ns = LONGEST_SLICE_NS.min(2 * self.slice_ns);
+        self.slices = self.slices.saturating_add(1);
+        // Ever more rarely: it may be that somebody cannot be watched.
+        if let Some(watch) = wait.watch
+            && self.slices.is_power_of_two()
+            && !watch.is_watched(self.news)
+        {
+            watch.remind();
+        }
     }
 
     /// Sleeps while `word` is `seen`, for one slice.
@@ -154,19 +193,20 @@ impl Naps {
         }
         let slept = self.sleep(wait, kernel, (word, seen), left_ns);
         self.looks += 1;
-        let deaths = deaths_of(wait);
-        let has_somebody_died = deaths != self.deaths;
+        let news = news_of(wait);
+        let is_news = news != self.news;
         let was_called = matches!(slept, Slept::Woken | Slept::Changed);
-        if was_called && !has_somebody_died && self.looks < LOOKS_MAX {
+        if was_called && !is_news && self.looks < LOOKS_MAX {
             return Ok(Nap::Look);
         }
         self.looks = 0;
-        self.deaths = deaths;
-        self.slice_ns = if has_somebody_died {
-            SLICE_NS
-        } else {
-            LONGEST_SLICE_NS.min(2 * self.slice_ns)
-        };
+        self.news = news;
+        if is_news {
+            self.shorten();
+            self.slices = 0;
+        } else if slept == Slept::Elapsed && left_ns >= SLICE_NS {
+            self.count_slice(wait);
+        }
         let epoch = kernel.epoch();
         if (wait.keep_going)() && kernel.epoch() == epoch {
             Ok(Nap::Slice)
@@ -176,7 +216,7 @@ impl Naps {
     }
 }
 
-/// How far looks are apart that cost more than a slice should.
+/// How far apart looks are that are too dear for each slice.
 #[cfg(not(loom))]
 const SELDOM_NS: u64 = 200_000_000;
 
@@ -243,9 +283,38 @@ mod tests {
         }
     }
 
+    /// Everybody is watched as long as `news` is `watched`.
+    struct Family {
+        news: AtomicU64,
+        watched: Cell<u64>,
+        reminded: Cell<u32>,
+    }
+
+    impl Watch for Family {
+        fn news(&self) -> &AtomicU64 {
+            &self.news
+        }
+
+        fn is_watched(&self, news: u64) -> bool {
+            self.watched.get() == news
+        }
+
+        fn remind(&self) {
+            self.reminded.set(self.reminded.get() + 1);
+        }
+    }
+
+    fn family(watched: u64) -> Family {
+        Family {
+            news: AtomicU64::new(7),
+            watched: Cell::new(watched),
+            reminded: Cell::new(0),
+        }
+    }
+
     fn naps(
         script: Script<'_>,
-        deaths: Option<&AtomicU64>,
+        family: Option<&Family>,
         run: impl FnOnce(&mut dyn FnMut() -> Result<Nap, Stop>),
     ) {
         let mut wait = Wait {
@@ -253,7 +322,7 @@ mod tests {
                 slot: 1,
                 generation: 1,
             },
-            deaths,
+            watch: family.map(|it| it as &dyn Watch),
             timeout_ns: None,
             is_gone: &mut |_| false,
             keep_going: &mut || true,
@@ -263,45 +332,81 @@ mod tests {
     }
 
     #[test]
-    fn slices_become_longer_where_deaths_are_heard_of() {
-        let (deaths, asked_ns) = (AtomicU64::new(7), Cell::new(0));
-        for (can_watch, deaths, then_ns) in [
-            (true, Some(&deaths), [2 * SLICE_NS, LONGEST_SLICE_NS]),
+    fn slices_become_longer_where_everybody_is_watched() {
+        let (watched, unwatched) = (family(7), family(6));
+        let asked_ns = Cell::new(0);
+        for (can_watch, family, then_ns) in [
+            (true, Some(&watched), [2 * SLICE_NS, LONGEST_SLICE_NS]),
+            (true, Some(&unwatched), [SLICE_NS; 2]),
             (true, None, [SLICE_NS; 2]),
-            (false, Some(&deaths), [SLICE_NS; 2]),
+            (false, Some(&watched), [SLICE_NS; 2]),
         ] {
             let script = Script {
                 ends: Slept::Elapsed,
                 can_watch,
                 asked_ns: &asked_ns,
             };
-            naps(script, deaths, |nap| {
+            naps(script, family, |nap| {
                 let mut asked = || {
                     assert_eq!(nap(), Ok(Nap::Slice));
                     asked_ns.get()
                 };
                 assert_eq!([asked(), asked()], [SLICE_NS, then_ns[0]]);
-                assert_eq!((0..10).map(|_| asked()).last(), Some(then_ns[1]));
-                if let (true, Some(deaths)) = (can_watch, deaths) {
-                    deaths.fetch_add(1, Ordering::Relaxed);
-                    // By what the sleep before it saw, then anew.
-                    assert_eq!([asked(), asked()], [LONGEST_SLICE_NS, SLICE_NS]);
-                }
+                assert_eq!((0..14).map(|_| asked()).last(), Some(then_ns[1]));
             });
         }
+        // After slices 1, 2, 4, 8 and 16.
+        assert_eq!((watched.reminded.get(), unwatched.reminded.get()), (0, 5));
     }
 
     #[test]
-    fn a_death_is_looked_after_once_however_the_sleep_ended() {
-        let (deaths, asked_ns) = (AtomicU64::new(7), Cell::new(0));
+    fn after_news_slices_are_short_until_everybody_is_watched_again() {
+        let (family, asked_ns) = (family(7), Cell::new(0));
+        let script = Script {
+            ends: Slept::Elapsed,
+            can_watch: true,
+            asked_ns: &asked_ns,
+        };
+        naps(script, Some(&family), |nap| {
+            let mut asked = || {
+                assert_eq!(nap(), Ok(Nap::Slice));
+                asked_ns.get()
+            };
+            assert_eq!((0..9).map(|_| asked()).last(), Some(LONGEST_SLICE_NS));
+            family.news.store(8, Ordering::Relaxed);
+            asked(); // does not sleep
+            assert_eq!([asked(), asked(), asked()], [SLICE_NS; 3]);
+            family.watched.set(8);
+            assert_eq!(asked(), 8 * SLICE_NS);
+        });
+    }
+
+    #[test]
+    fn only_time_that_passed_makes_slices_longer() {
+        let (family, asked_ns) = (family(7), Cell::new(0));
+        let script = Script {
+            ends: Slept::Signalled,
+            can_watch: true,
+            asked_ns: &asked_ns,
+        };
+        naps(script, Some(&family), |nap| {
+            for _ in 0..9 {
+                assert_eq!((nap(), asked_ns.get()), (Ok(Nap::Slice), SLICE_NS));
+            }
+        });
+    }
+
+    #[test]
+    fn news_are_looked_after_once_however_the_sleep_ended() {
+        let (family, asked_ns) = (family(7), Cell::new(0));
         let script = Script {
             ends: Slept::Woken,
             can_watch: true,
             asked_ns: &asked_ns,
         };
-        naps(script, Some(&deaths), |nap| {
+        naps(script, Some(&family), |nap| {
             assert_eq!(nap(), Ok(Nap::Look));
-            deaths.store(8, Ordering::Relaxed);
+            family.news.store(8, Ordering::Relaxed);
             assert_eq!(nap(), Ok(Nap::Slice));
             assert_eq!(nap(), Ok(Nap::Look));
         });

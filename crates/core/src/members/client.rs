@@ -157,6 +157,16 @@ impl Connection {
         self.tell(&Message::Joined(me).encode(), own, keep_going)
     }
 
+    /// Says the same again, at once or not at all, so that the tracker looks who has come.
+    pub fn remind(&self, me: Participant) {
+        if self.epoch == fork::epoch()
+            && let Some(fd) = self.socket.get()
+        {
+            // Whoever waits reminds it again.
+            let _ = socket::send(fd, Message::Joined(me).encode().as_bytes(), None);
+        }
+    }
+
     /// Tells who may still receive what this process sent when it has ended: while that one
     /// lives, the tracker keeps what is on its way though nobody is left in the family. One
     /// way. `false`: the tracker is gone.

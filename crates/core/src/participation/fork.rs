@@ -3,7 +3,7 @@
 //! | when | what | killed after it |
 //! | --- | --- | --- |
 //! | before | for each family in which this process holds something: a slot for the child, `RESERVED`; this process's rows copied into it | the slot's rows hold until somebody finds that there is no such child |
-//! | in the parent | nothing: the slot is the child's | - |
+//! | in the parent | the slot is the child's; the tracker is reminded that somebody came | it finds the child later |
 //! | in the child | its identity, then `LIVE`; the parent's pool becomes holds; the parent's connection is let go | the child's death, found like any other |
 //!
 //! If no slot is free, even after a look for the dead (the one thing here that takes long),
@@ -156,7 +156,11 @@ impl Registry {
     pub(super) fn forked(&mut self) {
         point("fork.parted");
         for member in &mut self.families {
-            member.child = None;
+            if let (Some(_), Some(me), Some(connection)) =
+                (member.child.take(), member.me, &member.connection)
+            {
+                connection.remind(me);
+            }
         }
     }
 

@@ -11,8 +11,12 @@ use super::growth::Asking;
 use super::registry::lock;
 use crate::error::{Error, Result};
 use crate::layout::Participant;
+use crate::lock::wait::Watch;
 use crate::pool::family::Family;
 use crate::sync::AtomicU64;
+
+/// Of a family without a header, which none is.
+static NO_NEWS: AtomicU64 = AtomicU64::new(0);
 
 /// The family of a block.
 #[derive(Debug, Clone)]
@@ -72,11 +76,6 @@ impl Presence {
         self.ask(who, Asking::WhileWaiting)
     }
 
-    /// What changes whenever somebody's death was declared: for waits.
-    pub fn deaths(&self) -> Option<&AtomicU64> {
-        self.family.deaths().ok()
-    }
-
     fn ask(&self, who: Participant, asked: Asking) -> bool {
         if !self.family.counts(who) {
             return true;
@@ -86,5 +85,28 @@ impl Presence {
         members
             .find(|member| Arc::ptr_eq(&member.family, &self.family))
             .is_some_and(|member| member.is_gone(who, asked))
+    }
+}
+
+impl Watch for Presence {
+    fn news(&self) -> &AtomicU64 {
+        // The header is in every family's mapping.
+        self.family.news().unwrap_or(&NO_NEWS)
+    }
+
+    fn is_watched(&self, news: u64) -> bool {
+        self.family.is_watched(news)
+    }
+
+    fn remind(&self) {
+        let connection = {
+            let registry = lock();
+            let mut members = registry.families.iter();
+            let member = members.find(|member| Arc::ptr_eq(&member.family, &self.family));
+            member.and_then(|member| member.connection.clone().zip(member.me))
+        };
+        if let Some((connection, me)) = connection {
+            connection.remind(me);
+        }
     }
 }

@@ -187,7 +187,7 @@ impl Family {
         point("join.reserved");
         self.write_identity(me, is_tracker)?;
         point("join.identified");
-        self.change(me, RESERVED, LIVE, me.slot)?;
+        self.come_to_live(me, me.slot)?;
         point("join.live");
         if left > 0 {
             // What it held in segments is for their closers to find, as always.
@@ -246,7 +246,7 @@ impl Family {
         }
         self.write_identity(child, false)?;
         point("fork.identified");
-        self.change(child, RESERVED, LIVE, parent.slot)
+        self.come_to_live(child, parent.slot)
     }
 
     /// Ends a participation: its own, or one that is *proved* to have ended (rule
@@ -286,22 +286,41 @@ impl Family {
         Ok(is_done)
     }
 
-    /// What changes whenever somebody's death was declared.
+    /// What changes whenever somebody has come to live, or was declared dead.
     ///
     /// # Errors
     ///
     /// None in a mapping of a family.
-    pub fn deaths(&self) -> Result<&AtomicU64> {
-        self.mapping.shared_word(offset_of!(FamilyHeader, deaths))
+    pub fn news(&self) -> Result<&AtomicU64> {
+        self.mapping.shared_word(offset_of!(FamilyHeader, news))
     }
 
-    /// Wakes all who wait for anything in this family. Of somebody who is killed before it
-    /// nobody learns in this way; they look by themselves.
+    fn watched(&self) -> Result<&AtomicU64> {
+        self.mapping.shared_word(offset_of!(FamilyHeader, watched))
+    }
+
+    /// Whether the tracker has everybody watched that had come when `news` was this: a death
+    /// is declared at once then, unless the tracker dies as well.
+    pub fn is_watched(&self, news: u64) -> bool {
+        // Relaxed: nothing is read because of it.
+        self.watched()
+            .is_ok_and(|watched| watched.load(Ordering::Relaxed) == news)
+    }
+
+    /// For the tracker: it has everybody watched that had come when `news` was this.
+    pub(crate) fn set_watched(&self, news: u64) -> Result<()> {
+        self.watched()?.store(news, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Wakes all who wait for anything in this family. Where somebody is killed before it nobody
+    /// learns of that slot in this way: who waits looks when its slice ends, and the tracker
+    /// when it looks at slots that were `RESERVED`. Whoever has just come has acquired nothing.
     fn make_known(&self) -> Result<()> {
-        let deaths = self.deaths()?;
+        let news = self.news()?;
         // Release: who sees the new number sees the slot.
-        deaths.fetch_add(1, Ordering::Release);
-        futex::wake(deaths, u32::MAX);
+        news.fetch_add(1, Ordering::Release);
+        futex::wake(news, u32::MAX);
         Ok(())
     }
 
@@ -344,22 +363,21 @@ impl Family {
         })
     }
 
-    fn change(&self, who: Participant, from: u64, to: u64, by: usize) -> Result<()> {
+    fn come_to_live(&self, who: Participant, by: usize) -> Result<()> {
         let before = Packed {
-            state: from,
+            state: RESERVED,
             by,
             generation: who.generation,
         };
         let after = Packed {
-            state: to,
+            state: LIVE,
             by: who.slot,
             ..before
         };
-        if self.swap(who.slot, before, after)? {
-            Ok(())
-        } else {
-            Err(Error::Stale)
+        if !self.swap(who.slot, before, after)? {
+            return Err(Error::Stale);
         }
+        self.make_known()
     }
 
     fn write_identity(&self, who: Participant, is_tracker: bool) -> Result<()> {

@@ -17,6 +17,9 @@ use crate::participation::contained::{Receipt, attach_for, end_tokens_of_any, re
 use crate::participation::{Handle, Hold};
 use crate::sync::Ordering;
 
+/// A buffer for more handles than these does not stay.
+const HANDLES_KEPT: usize = 64;
+
 /// What was got. Made to be used again: its buffers stay.
 #[derive(Debug, Default)]
 pub struct Message {
@@ -84,7 +87,9 @@ impl Message {
         self.payload = None;
         self.holds.clear();
         self.shape = None;
-        self.handles.clear();
+        if self.handles.capacity() > HANDLES_KEPT {
+            self.handles = Vec::new();
+        }
     }
 }
 
@@ -145,11 +150,20 @@ impl Queue {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> std::result::Result<usize, Stop> {
         self.check()?;
-        let waiting = &mut Waiting::new(self.me()?, timeout_ns, keep_going);
-        let mut most = messages.len();
-        if most == 0 {
+        if messages.is_empty() {
             return Ok(0);
         }
+        let waiting = &mut Waiting::new(self.me()?, timeout_ns, keep_going);
+        let got = self.get_all(messages, waiting);
+        self.left(self.for_items()?, waiting, got)
+    }
+
+    fn get_all(
+        &self,
+        messages: &mut [Message],
+        waiting: &mut Waiting<'_>,
+    ) -> std::result::Result<usize, Stop> {
+        let mut most = messages.len();
         let mut tries = 0_u32;
         // What an item's blocks are in stays attached until all of it is.
         let mut attached = Vec::new();
@@ -164,6 +178,7 @@ impl Queue {
                 Tried::Empty(tail) => {
                     attached.clear();
                     self.wait(self.for_items()?, tail.0, waiting)?;
+                    self.check()?;
                 }
                 Tried::Lost => {
                     // Somebody got on; but a signal is to be heard even so.

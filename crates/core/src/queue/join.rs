@@ -89,6 +89,19 @@ impl Queue {
             waiters: self.word(offset_of!(QueueHeader, joiners))?,
             spins: None,
         };
+        let joined = self.join_at(place, waiting);
+        if joined.is_ok() {
+            // Who left before may have been woken for all.
+            self.pass_on(place, waiting, true);
+        }
+        self.left(place, waiting, joined)
+    }
+
+    fn join_at(
+        &self,
+        place: Place<'_>,
+        waiting: &mut Waiting<'_>,
+    ) -> std::result::Result<(), Stop> {
         loop {
             let done = place.word.load(Ordering::Acquire);
             if self.unfinished()? == 0 {

@@ -212,6 +212,14 @@ impl Queue {
         if self.is_closed.swap(true, Ordering::AcqRel) || self.root.is_dropped() {
             return Ok(());
         }
+        // Threads of ours that wait in it are refused now.
+        for waiters in [
+            offset_of!(QueueHeader, getters),
+            offset_of!(QueueHeader, putters),
+            offset_of!(QueueHeader, joiners),
+        ] {
+            protocol::disturb(self.word(waiters)?, System);
+        }
         match self.root.close_queue()? {
             Closed::OpenHere => Ok(()),
             Closed::OpenElsewhere => self.forget_bells(),

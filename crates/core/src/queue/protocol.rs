@@ -143,6 +143,13 @@ pub fn wake_one(waiters: &AtomicU64, kernel: impl Kernel) -> Option<usize> {
     }
 }
 
+/// Has all of those that sleep look again, though nothing has changed that they wait for. One
+/// that is about to sleep may miss it, and looks when its slice ends. Whatever the bits say: one
+/// may have been taken away for another sleeper.
+pub fn disturb(waiters: &AtomicU64, kernel: impl Kernel) {
+    kernel.wake(waiters, u32::MAX);
+}
+
 /// Wakes all of those that sleep.
 pub fn wake_all(waiters: &AtomicU64, kernel: impl Kernel) {
     if whom_to_wake(waiters) == Wake::Sleeper {

@@ -102,7 +102,8 @@ impl Queue {
         let result = self.check().and_then(|()| self.me());
         let result = result.map_err(Stop::from).and_then(|me| {
             let waiting = &mut Waiting::new(me, timeout_ns, keep_going);
-            self.put_all(items, &mut put, waiting)
+            let done = self.put_all(items, &mut put, waiting);
+            self.left(self.for_room()?, waiting, done)
         });
         (put, result)
     }

@@ -116,7 +116,7 @@ impl Queue {
         };
         let acquired = lock.acquire(&mut Wait {
             me: waiting.me,
-            deaths: self.presence.deaths(),
+            watch: Some(&self.presence),
             timeout_ns,
             is_gone: &mut |who| self.root.is_gone(who, Asking::WhileWaiting),
             keep_going: waiting.keep_going,
@@ -137,7 +137,7 @@ impl Queue {
         waiting: &mut Waiting<'_>,
     ) -> std::result::Result<(), Stop> {
         if waiting.left_ns() == Some(0) {
-            return Err(self.give_up(place, waiting, Stop::TimedOut));
+            return Err(Stop::TimedOut);
         }
         if look_for_a_moment(place, seen) {
             return Ok(());
@@ -149,7 +149,7 @@ impl Queue {
         let timeout_ns = waiting.left_ns();
         let mut wait = Wait {
             me: waiting.me,
-            deaths: self.presence.deaths(),
+            watch: Some(&self.presence),
             timeout_ns,
             is_gone: &mut |_| false,
             keep_going: waiting.keep_going,
@@ -157,10 +157,9 @@ impl Queue {
         let naps = waiting.naps.get_or_insert_with(|| Naps::of(&wait, System));
         let nap = naps.nap(&mut wait, System, place.waiters, announced);
         waiting.has_slept = true;
-        match nap {
-            Ok(Nap::Look) => Ok(()),
-            Ok(Nap::Slice) => self.look_around(place, seen, waiting),
-            Err(stop) => Err(self.give_up(place, waiting, stop)),
+        match nap? {
+            Nap::Look => Ok(()),
+            Nap::Slice => self.look_around(place, seen, waiting),
         }
     }
 
@@ -178,6 +177,11 @@ impl Queue {
             return Ok(());
         }
         let is_alone = self.is_alone()?;
+        if let Some(naps) = &mut waiting.naps
+            && is_alone
+        {
+            naps.shorten();
+        }
         // Twice: somebody may have received a handle and not opened it yet. Whatever the
         // dead did they did before: a last look.
         let was_alone = std::mem::replace(&mut waiting.was_alone, is_alone);
@@ -200,13 +204,21 @@ impl Queue {
         Ok(peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight)
     }
 
-    /// Leaves in vain: a wake-up that may have been meant for us goes on.
-    fn give_up(&self, place: Place<'_>, waiting: &Waiting<'_>, stop: Stop) -> Stop {
-        if waiting.has_slept {
+    /// At the end of a call that may have slept: a wake-up goes on that may have been meant for
+    /// who leaves in vain, for whatever reason.
+    #[inline]
+    pub(super) fn left<T>(
+        &self,
+        place: Place<'_>,
+        waiting: &Waiting<'_>,
+        done: std::result::Result<T, Stop>,
+    ) -> std::result::Result<T, Stop> {
+        // In a child that let go of it as inherited the memory is not ours to write to.
+        if done.is_err() && waiting.has_slept && !self.root.is_dropped() {
             let _ = announce(place.waiters);
             self.wake(place);
         }
-        stop
+        done
     }
 
     /// After success: who slept may have been woken for all that sleep.

@@ -39,8 +39,8 @@ const WAITED: u32 = 2;
 /// Written by the child handler only, while the child has one thread.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 
-/// This process's id, or zero when nobody has asked yet. Of the child it is cleared while that
-/// has one thread; whoever else writes it writes the same.
+/// This process's id, or zero when nobody has asked yet. A child clears it while it has one
+/// thread; all others that write it write the same number.
 static PID: AtomicU32 = AtomicU32::new(0);
 
 /// Whether the fork handlers are in place. Written under the lock.

@@ -86,11 +86,12 @@ pub fn wait_either(
         Err(Errno::AGAIN) => Some(Slept::Changed),
         Err(Errno::TIMEDOUT) => Some(Slept::Elapsed),
         Err(Errno::INTR) => Some(Slept::Signalled),
-        // Refused by whoever confines this process; or no memory for a list of two.
+        // Or refused by whoever confines this process.
         Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
             IS_MISSING.store(true, Ordering::Relaxed);
             None
         }
+        // For the list of two.
         Err(Errno::NOMEM) => None,
         Err(errno) => panic!("futex wait for two: {errno}"),
     }

@@ -90,7 +90,7 @@ impl Player {
         let begin = Instant::now();
         let done = run(&mut Wait {
             me: self.me,
-            deaths: self.presence.deaths(),
+            watch: Some(&self.presence),
             timeout_ns: Some(timeout_ns),
             is_gone: &mut |who| self.is_gone(who),
             keep_going: &mut || true,

@@ -106,7 +106,7 @@ impl World {
         let mut patience = 0;
         let mut wait = Wait {
             me: someone(1),
-            deaths: None,
+            watch: None,
             timeout_ns: Some([0, 0, 0, 20_000][choices.below(4)]),
             is_gone: &mut |who| who.generation % 2 == 0,
             keep_going: &mut || {

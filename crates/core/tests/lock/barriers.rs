@@ -37,7 +37,7 @@ fn interrupted_at_the_lock(timeout_ns: u64, is_dead: bool) -> (Result<usize, Sto
             let began = Instant::now();
             let mut wait = Wait {
                 me: someone(1),
-                deaths: None,
+                watch: None,
                 timeout_ns: Some(timeout_ns),
                 is_gone: &mut |who| {
                     is_told.fetch_or(who == dead, Ordering::SeqCst);

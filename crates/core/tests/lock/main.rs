@@ -61,7 +61,7 @@ pub(crate) fn wait_with<T>(
 ) -> T {
     run(&mut Wait {
         me,
-        deaths: None,
+        watch: None,
         timeout_ns: Some(timeout_ns),
         is_gone: &mut |who| Some(who) == gone,
         keep_going: &mut || true,
@@ -76,7 +76,7 @@ pub(crate) fn wait<T>(slot: usize, run: impl FnOnce(&mut Wait<'_>) -> T) -> T {
 pub(crate) fn interrupted<T>(slot: usize, run: impl FnOnce(&mut Wait<'_>) -> T) -> T {
     run(&mut Wait {
         me: someone(slot),
-        deaths: None,
+        watch: None,
         timeout_ns: None,
         is_gone: &mut |_| false,
         keep_going: &mut || false,

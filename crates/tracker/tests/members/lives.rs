@@ -166,6 +166,37 @@ fn a_forked_child_of_which_nobody_said_anything_is_known_and_missed() {
 }
 
 #[test]
+fn all_that_live_are_watched_once_the_tracker_is_reminded() {
+    let mut parent = Program::new();
+    let (_, tracker) = parent.founds();
+    // It is known at once, and the tracker has nothing to do for long.
+    wait_until("the parent is watched", || parent.does("watched") == "true");
+    let answer = parent.does("fork");
+    let (child, _) = answer.split_once(' ').unwrap();
+    let child: u32 = child.parse().unwrap();
+    parent.does("remind");
+    wait_until("the child is watched", || parent.does("watched") == "true");
+    let news = parent.does("news");
+    signal(child, libc::SIGKILL);
+    wait_until("its death is told", || parent.does("news") != news);
+    wait_until("the parent is watched", || parent.does("watched") == "true");
+    parent.kill();
+    is_gone(tracker);
+}
+
+#[test]
+fn who_cannot_be_watched_is_not_said_to_be() {
+    let (mut one, mut two) = (Program::without("pidfd"), Program::without("pidfd"));
+    let (family, tracker) = one.founds();
+    two.joins(&family);
+    one.does("remind");
+    std::thread::sleep(A_WHILE);
+    assert_eq!(one.does("watched"), "false");
+    drop((one, two));
+    is_gone(tracker);
+}
+
+#[test]
 fn who_calls_exec_is_let_go() {
     for without in ["", "pidfd"] {
         let (mut one, mut two) = (Program::without(without), Program::without(without));

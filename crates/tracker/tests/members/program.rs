@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use shared_numpy_core::layout::Participant;
 use shared_numpy_core::members::client::{Connection, Fetched, Launched};
@@ -251,6 +252,12 @@ impl Puppet {
                 let found = self.family().slot(slot as usize).unwrap();
                 format!("{} {}", found.state, found.generation)
             }
+            ("news", []) => self.news().to_string(),
+            ("watched", []) => self.family().is_watched(self.news()).to_string(),
+            ("remind", []) => {
+                self.connection.as_ref().unwrap().remind(self.me.unwrap());
+                "reminded".to_owned()
+            }
             ("disconnect", []) => {
                 self.connection = None;
                 "disconnected".to_owned()
@@ -337,6 +344,10 @@ impl Puppet {
         };
         let connection = self.connection.as_ref().unwrap();
         connection.fetch(owner, number, &mut || true).unwrap()
+    }
+
+    fn news(&self) -> u64 {
+        self.family().news().unwrap().load(Ordering::Acquire)
     }
 
     /// A child that the tracker is told nothing about, and that nobody waits for.

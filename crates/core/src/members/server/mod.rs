@@ -40,6 +40,7 @@ use crate::helper::events::{DRAIN_MESSAGES, EVENTS, TURN_MESSAGES, take_events};
 use crate::layout::{Participant, SLOTS};
 use crate::pool::family::Family;
 use crate::recover::recover_all;
+use crate::sync::Ordering;
 use crate::sys::process::{self, ProcessId};
 use crate::sys::resident;
 use crate::sys::socket::{self, Received};
@@ -359,13 +360,18 @@ impl Served {
             self.me = self.family.join_as_tracker()?;
             self.segments.forget_orphans();
         }
+        let mut news = self.family.news()?.load(Ordering::Acquire);
         self.slots.discover(&self.family, self.me, epoll, now)?;
         let mut is_news = self.slots.look(&self.family, now)?;
         let orphans = self.segments.orphans();
         is_news |= recover_all(&self.family, self.me, &orphans)? > 0;
         if is_news {
             // Who left has no slot any more.
+            news = self.family.news()?.load(Ordering::Acquire);
             self.slots.discover(&self.family, self.me, epoll, now)?;
+        }
+        if self.slots.are_watched() {
+            self.family.set_watched(news)?;
         }
         self.segments.tend(&self.family, self.me, is_news, now);
         self.sleepers

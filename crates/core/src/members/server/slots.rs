@@ -157,6 +157,12 @@ impl Slots {
         }
     }
 
+    /// Whether the end of everybody that lives will be told of.
+    pub(super) fn are_watched(&self) -> bool {
+        let mut living = self.known.values().filter(|it| it.seen.state == LIVE);
+        living.all(|known| known.watch.is_some() || known.is_tracker)
+    }
+
     /// A process sent a descriptor of itself.
     pub(super) fn watch_by(&mut self, epoll: &OwnedFd, who: Participant, watch: OwnedFd) {
         if let Some(known) = self.known.get_mut(&who.slot)
