@@ -3,9 +3,8 @@
 //! Guarantee: no wait is endless because somebody died. Whoever is killed, between
 //! any two instructions, leaves words from which the others go on by themselves, at
 //! the latest when the slice of sleep they are in ends ([`SLICE_NS`], [`LONGEST_SLICE_NS`]).
-//! The words, their
-//! states, the reason for each ordering and what each kill leaves are told in
-//! `docs/locks.md`.
+//! The words, their states, the reason for each ordering and what each kill leaves are told
+//! in `docs/locks.md`.
 //!
 //! Each object is a *cell* of 64 bytes (some with a table behind it) in memory that the
 //! caller keeps: a block of a pool. So an object is held by the processes that can

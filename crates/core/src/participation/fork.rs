@@ -183,9 +183,6 @@ impl Registry {
                 }
                 _ => None,
             };
-            if member.me.is_some() {
-                point("fork.live");
-            }
             // Nobody holds for it: neither its row nor, not knowing of it, its parent.
             let is_lost = child.is_some() && member.me.is_none();
             if let Some(pool) = member.pool.take() {

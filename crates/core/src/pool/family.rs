@@ -189,6 +189,7 @@ impl Family {
         point("join.identified");
         self.come_to_live(me, me.slot)?;
         point("join.live");
+        self.make_known()?;
         if left > 0 {
             // What it held in segments is for their closers to find, as always.
             recover_all(self, me, &[])?;
@@ -246,7 +247,9 @@ impl Family {
         }
         self.write_identity(child, false)?;
         point("fork.identified");
-        self.come_to_live(child, parent.slot)
+        self.come_to_live(child, parent.slot)?;
+        point("fork.live");
+        self.make_known()
     }
 
     /// Ends a participation: its own, or one that is *proved* to have ended (rule
@@ -363,6 +366,7 @@ impl Family {
         })
     }
 
+    /// To be made known.
     fn come_to_live(&self, who: Participant, by: usize) -> Result<()> {
         let before = Packed {
             state: RESERVED,
@@ -374,10 +378,11 @@ impl Family {
             by: who.slot,
             ..before
         };
-        if !self.swap(who.slot, before, after)? {
-            return Err(Error::Stale);
+        if self.swap(who.slot, before, after)? {
+            Ok(())
+        } else {
+            Err(Error::Stale)
         }
-        self.make_known()
     }
 
     fn write_identity(&self, who: Participant, is_tracker: bool) -> Result<()> {
