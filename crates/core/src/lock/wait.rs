@@ -14,6 +14,13 @@ pub trait Watch {
     fn is_watched(&self, news: u64) -> bool;
     /// Asks for that, of whoever watches, without waiting.
     fn remind(&self);
+    /// Sees to it that somebody watches, who may have to be started first: that takes
+    /// milliseconds, or until `keep_going` says no.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`] when it did; others where there can be nobody just now.
+    fn begin(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<(), Error>;
 }
 
 /// Who waits, for how long, and what to ask meanwhile.
@@ -78,6 +85,10 @@ impl From<Error> for Stop {
 /// has to be asked too whether it goes on.
 const LOOKS_MAX: u32 = 16;
 
+/// After how many slices that brought nothing (0.8 s) whoever waits is idle enough to begin
+/// a watch. A power of two.
+const BEGINS_AFTER: u32 = 16;
+
 /// What a slice of sleep brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nap {
@@ -102,8 +113,10 @@ pub(crate) struct Naps {
     news: u64,
     /// The length of the next one where all are watched.
     slice_ns: u64,
-    /// How many have passed.
+    /// How many have passed since the last news.
     slices: u32,
+    /// Whether this system's sleeps end when somebody died.
+    hears_news: bool,
 }
 
 impl Naps {
@@ -121,6 +134,7 @@ impl Naps {
             news: news_of(wait),
             slice_ns: SLICE_NS,
             slices: 0,
+            hears_news: false,
         }
     }
 
@@ -138,7 +152,7 @@ impl Naps {
     }
 
     fn sleep(
-        &self,
+        &mut self,
         wait: &Wait<'_>,
         kernel: impl Kernel,
         (word, seen): (&AtomicU64, u64),
@@ -153,22 +167,43 @@ impl Naps {
             true => left_ns.min(self.slice_ns),
             false => short_ns,
         };
-        kernel
-            .sleep_on_either((word, seen), (watch.news(), self.news), at_most_ns)
-            .unwrap_or_else(|| kernel.sleep(word, seen, short_ns))
+        let slept = kernel.sleep_on_either((word, seen), (watch.news(), self.news), at_most_ns);
+        self.hears_news = slept.is_some();
+        slept.unwrap_or_else(|| kernel.sleep(word, seen, short_ns))
     }
 
     /// After a slice that brought nothing; not one cut short by a time that is over, or who asks
     /// again and again would remind each time.
-    fn count_slice(&mut self, wait: &Wait<'_>) {
+    fn count_slice(
+        &mut self,
+        wait: &mut Wait<'_>,
+        kernel: impl Kernel,
+        (word, seen): (&AtomicU64, u64),
+    ) -> Result<(), Stop> {
         self.slice_ns = LONGEST_SLICE_NS.min(2 * self.slice_ns);
         self.slices = self.slices.saturating_add(1);
+        let Some(watch) = wait.watch else {
+            return Ok(());
+        };
         // Ever more rarely: it may be that somebody cannot be watched.
-        if let Some(watch) = wait.watch
-            && self.slices.is_power_of_two()
-            && !watch.is_watched(self.news)
-        {
+        if !self.slices.is_power_of_two() || watch.is_watched(self.news) {
+            return Ok(());
+        }
+        if self.slices < BEGINS_AFTER || !self.hears_news {
             watch.remind();
+            return Ok(());
+        }
+        let (epoch, mut is_refused) = (kernel.epoch(), false);
+        let begun = watch.begin(&mut || {
+            is_refused = is_refused || !(wait.keep_going)();
+            // Not when there is something to do instead.
+            let is_idle = word.load(Ordering::Relaxed) == seen && self.left_ns(kernel) > 0;
+            !is_refused && is_idle && kernel.epoch() == epoch
+        });
+        match begun {
+            Err(_) if is_refused => Err(Stop::Interrupted),
+            // It is for the processor's sake only: without it slices are short.
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -191,6 +226,7 @@ impl Naps {
         if left_ns == 0 {
             return Err(Stop::TimedOut);
         }
+        let epoch = kernel.epoch();
         let slept = self.sleep(wait, kernel, (word, seen), left_ns);
         self.looks += 1;
         let news = news_of(wait);
@@ -205,9 +241,8 @@ impl Naps {
             self.shorten();
             self.slices = 0;
         } else if slept == Slept::Elapsed && left_ns >= SLICE_NS {
-            self.count_slice(wait);
+            self.count_slice(wait, kernel, (word, seen))?;
         }
-        let epoch = kernel.epoch();
         if (wait.keep_going)() && kernel.epoch() == epoch {
             Ok(Nap::Slice)
         } else {
@@ -241,187 +276,4 @@ impl Seldom {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use core::cell::Cell;
-
-    use super::*;
-
-    /// A system that says at once how a sleep ended, and notes how long it was to be.
-    #[derive(Clone, Copy)]
-    struct Script<'a> {
-        ends: Slept,
-        can_watch: bool,
-        asked_ns: &'a Cell<u64>,
-    }
-
-    impl Kernel for Script<'_> {
-        fn sleep(self, _: &AtomicU64, _: u64, at_most_ns: u64) -> Slept {
-            self.asked_ns.set(at_most_ns);
-            self.ends
-        }
-
-        fn sleep_on_either(
-            self,
-            word: (&AtomicU64, u64),
-            (other, seen): (&AtomicU64, u64),
-            at_most_ns: u64,
-        ) -> Option<Slept> {
-            self.can_watch.then(|| match other.load(Ordering::Relaxed) {
-                now if now == seen => self.sleep(word.0, word.1, at_most_ns),
-                _ => Slept::Changed,
-            })
-        }
-
-        fn wake(self, _: &AtomicU64, _: u32) {}
-
-        fn now_ns(self) -> u64 {
-            0
-        }
-
-        fn spins(self) -> u32 {
-            0
-        }
-    }
-
-    /// Everybody is watched as long as `news` is `watched`.
-    struct Family {
-        news: AtomicU64,
-        watched: Cell<u64>,
-        reminded: Cell<u32>,
-    }
-
-    impl Watch for Family {
-        fn news(&self) -> &AtomicU64 {
-            &self.news
-        }
-
-        fn is_watched(&self, news: u64) -> bool {
-            self.watched.get() == news
-        }
-
-        fn remind(&self) {
-            self.reminded.set(self.reminded.get() + 1);
-        }
-    }
-
-    fn family(watched: u64) -> Family {
-        Family {
-            news: AtomicU64::new(7),
-            watched: Cell::new(watched),
-            reminded: Cell::new(0),
-        }
-    }
-
-    fn naps(
-        script: Script<'_>,
-        family: Option<&Family>,
-        run: impl FnOnce(&mut dyn FnMut() -> Result<Nap, Stop>),
-    ) {
-        let mut wait = Wait {
-            me: Participant {
-                slot: 1,
-                generation: 1,
-            },
-            watch: family.map(|it| it as &dyn Watch),
-            timeout_ns: None,
-            is_gone: &mut |_| false,
-            keep_going: &mut || true,
-        };
-        let mut naps = Naps::of(&wait, script);
-        run(&mut || naps.nap(&mut wait, script, &AtomicU64::new(0), 0));
-    }
-
-    #[test]
-    fn slices_become_longer_where_everybody_is_watched() {
-        let (watched, unwatched) = (family(7), family(6));
-        let asked_ns = Cell::new(0);
-        for (can_watch, family, then_ns) in [
-            (true, Some(&watched), [2 * SLICE_NS, LONGEST_SLICE_NS]),
-            (true, Some(&unwatched), [SLICE_NS; 2]),
-            (true, None, [SLICE_NS; 2]),
-            (false, Some(&watched), [SLICE_NS; 2]),
-        ] {
-            let script = Script {
-                ends: Slept::Elapsed,
-                can_watch,
-                asked_ns: &asked_ns,
-            };
-            naps(script, family, |nap| {
-                let mut asked = || {
-                    assert_eq!(nap(), Ok(Nap::Slice));
-                    asked_ns.get()
-                };
-                assert_eq!([asked(), asked()], [SLICE_NS, then_ns[0]]);
-                assert_eq!((0..14).map(|_| asked()).last(), Some(then_ns[1]));
-            });
-        }
-        // After slices 1, 2, 4, 8 and 16.
-        assert_eq!((watched.reminded.get(), unwatched.reminded.get()), (0, 5));
-    }
-
-    #[test]
-    fn after_news_slices_are_short_until_everybody_is_watched_again() {
-        let (family, asked_ns) = (family(7), Cell::new(0));
-        let script = Script {
-            ends: Slept::Elapsed,
-            can_watch: true,
-            asked_ns: &asked_ns,
-        };
-        naps(script, Some(&family), |nap| {
-            let mut asked = || {
-                assert_eq!(nap(), Ok(Nap::Slice));
-                asked_ns.get()
-            };
-            assert_eq!((0..9).map(|_| asked()).last(), Some(LONGEST_SLICE_NS));
-            family.news.store(8, Ordering::Relaxed);
-            asked(); // does not sleep
-            assert_eq!([asked(), asked(), asked()], [SLICE_NS; 3]);
-            family.watched.set(8);
-            assert_eq!(asked(), 8 * SLICE_NS);
-        });
-    }
-
-    #[test]
-    fn only_time_that_passed_makes_slices_longer() {
-        let (family, asked_ns) = (family(7), Cell::new(0));
-        let script = Script {
-            ends: Slept::Signalled,
-            can_watch: true,
-            asked_ns: &asked_ns,
-        };
-        naps(script, Some(&family), |nap| {
-            for _ in 0..9 {
-                assert_eq!((nap(), asked_ns.get()), (Ok(Nap::Slice), SLICE_NS));
-            }
-        });
-    }
-
-    #[test]
-    fn news_are_looked_after_once_however_the_sleep_ended() {
-        let (family, asked_ns) = (family(7), Cell::new(0));
-        let script = Script {
-            ends: Slept::Woken,
-            can_watch: true,
-            asked_ns: &asked_ns,
-        };
-        naps(script, Some(&family), |nap| {
-            assert_eq!(nap(), Ok(Nap::Look));
-            family.news.store(8, Ordering::Relaxed);
-            assert_eq!(nap(), Ok(Nap::Slice));
-            assert_eq!(nap(), Ok(Nap::Look));
-        });
-    }
-
-    #[test]
-    fn seldom_is_at_first_and_then_after_a_while() {
-        let asked_ns = Cell::new(0);
-        let script = Script {
-            ends: Slept::Woken,
-            can_watch: false,
-            asked_ns: &asked_ns,
-        };
-        let mut seldom = Seldom::default();
-        assert!(seldom.is_due(script));
-        assert!(!seldom.is_due(script));
-    }
-}
+mod tests;

@@ -11,8 +11,9 @@
 //!   parent's does only when all slots are taken, to look for the dead.
 //! - Nothing here is waited for with the lock held, and `keep_going`, which may run any
 //!   code of the user's, is never called with it.
-//! - The tracker is started when the first handle leaves the process, and not needed by
-//!   what does not share. When it is gone, owners are still found through `/proc`.
+//! - The tracker is started when the first handle leaves the process, or when somebody waits
+//!   for long (for the sake of the processor: the tracker tells of deaths), and not needed by
+//!   what does neither. When it is gone, owners are still found through `/proc`.
 //!
 //! A tour: [`handle`] (what travels), `registry` (what the lock guards), `fork` (the
 //! handlers), `membership` (joining families), `exchange` (sending and receiving),

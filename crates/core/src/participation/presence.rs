@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::Hold;
 use super::growth::Asking;
-use super::registry::lock;
+use super::registry::{Registry, lock};
+use super::{Hold, tracker};
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::lock::wait::Watch;
@@ -81,10 +81,14 @@ impl Presence {
             return true;
         }
         let registry = lock();
+        self.place(&registry)
+            .is_some_and(|place| registry.families[place].is_gone(who, asked))
+    }
+
+    /// Where the family stands in the registry; it stays there.
+    fn place(&self, registry: &Registry) -> Option<usize> {
         let mut members = registry.families.iter();
-        members
-            .find(|member| Arc::ptr_eq(&member.family, &self.family))
-            .is_some_and(|member| member.is_gone(who, asked))
+        members.position(|member| Arc::ptr_eq(&member.family, &self.family))
     }
 }
 
@@ -101,12 +105,29 @@ impl Watch for Presence {
     fn remind(&self) {
         let connection = {
             let registry = lock();
-            let mut members = registry.families.iter();
-            let member = members.find(|member| Arc::ptr_eq(&member.family, &self.family));
-            member.and_then(|member| member.connection.clone().zip(member.me))
+            self.place(&registry).and_then(|place| {
+                let member = &registry.families[place];
+                member.connection.clone().zip(member.me)
+            })
         };
         if let Some((connection, me)) = connection {
             connection.remind(me);
         }
+    }
+
+    fn begin(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
+        let (place, me) = {
+            let registry = lock();
+            let place = self.place(&registry).ok_or_else(|| Error::Dropped)?;
+            let me = registry.families[place].me.ok_or_else(|| Error::Dropped)?;
+            (place, me)
+        };
+        if self.family.sees_nobody_but(me)? {
+            return Ok(());
+        }
+        if let Some(connection) = tracker::connection(place, true, keep_going)? {
+            connection.remind(me);
+        }
+        Ok(())
     }
 }

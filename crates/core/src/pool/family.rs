@@ -302,18 +302,36 @@ impl Family {
         self.mapping.shared_word(offset_of!(FamilyHeader, watched))
     }
 
-    /// Whether the tracker has everybody watched that had come when `news` was this: a death
-    /// is declared at once then, unless the tracker dies as well.
+    /// Whether everybody is watched by the tracker that had come when `news` was this (or only
+    /// one was there): a death is declared at once then, unless the tracker dies as well.
     pub fn is_watched(&self, news: u64) -> bool {
         // Relaxed: nothing is read because of it.
         self.watched()
             .is_ok_and(|watched| watched.load(Ordering::Relaxed) == news)
     }
 
-    /// For the tracker: it has everybody watched that had come when `news` was this.
+    /// Everybody is watched that had come when `news` was this.
     pub(crate) fn set_watched(&self, news: u64) -> Result<()> {
         self.watched()?.store(news, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether `me` is the only one there: then nobody else can die, as long as nobody comes, and
+    /// that is as good as a watch, which it is noted as.
+    ///
+    /// # Errors
+    ///
+    /// None in a mapping of a family.
+    pub fn sees_nobody_but(&self, me: Participant) -> Result<bool> {
+        // Before the look: whoever comes to live after it changes it.
+        let news = self.news()?.load(Ordering::Acquire);
+        for index in (0..SLOTS).filter(|&index| index != me.slot) {
+            if matches!(self.slot(index)?.state, RESERVED | LIVE) {
+                return Ok(false);
+            }
+        }
+        self.set_watched(news)?;
+        Ok(true)
     }
 
     /// Wakes all who wait for anything in this family. Where somebody is killed before it nobody

@@ -4,10 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
-use super::process::Stat;
+use super::process::{PROC_BYTES, Stat, read_proc};
 
 /// A process: its number, where the number counts, and when it began. What the
 /// system does not tell is zero.
@@ -31,8 +28,8 @@ impl Identity {
     pub fn boot() -> [u64; 2] {
         static BOOT: std::sync::OnceLock<[u64; 2]> = std::sync::OnceLock::new();
         *BOOT.get_or_init(|| {
-            let mut buffer = [0_u8; 64];
-            read("/proc/sys/kernel/random/boot_id", &mut buffer)
+            let mut buffer = [0; PROC_BYTES];
+            read_proc("/proc/sys/kernel/random/boot_id", &mut buffer)
                 .map(boot_id)
                 .unwrap_or_default()
         })
@@ -40,8 +37,8 @@ impl Identity {
 
     /// This process.
     pub fn own() -> Self {
-        let mut buffer = [0_u8; 1024];
-        let start_ticks = read("/proc/self/stat", &mut buffer)
+        let mut buffer = [0; PROC_BYTES];
+        let start_ticks = read_proc("/proc/self/stat", &mut buffer)
             .ok()
             .and_then(Stat::parse)
             .map_or(0, |stat| stat.start_ticks);
@@ -81,12 +78,6 @@ fn image() -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     });
     hash >> 32 | 1 << 32
-}
-
-fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let len = rustix::io::read(&fd, &mut *buffer)?;
-    Ok(buffer.get(..len).unwrap_or_default())
 }
 
 /// 32 hexadecimal digits among dashes.

@@ -8,6 +8,7 @@ mod helper;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus};
 
@@ -79,6 +80,20 @@ impl ProcessId {
     }
 }
 
+/// What a short file of `/proc` has room in.
+pub(crate) const PROC_BYTES: usize = 1024;
+
+/// Reads a short file of `/proc`, which gives all it has at once: who waits reads one after
+/// each slice.
+pub(crate) fn read_proc<'a>(
+    path: &str,
+    buffer: &'a mut [u8; PROC_BYTES],
+) -> Result<&'a [u8], Errno> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let len = rustix::io::read(&fd, &mut buffer[..])?;
+    Ok(buffer.get(..len).unwrap_or_default())
+}
+
 /// What `/proc/<pid>/stat` tells of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -97,7 +112,9 @@ impl Stat {
     ///
     /// `ENOENT` or `ESRCH` when it is not to be seen.
     pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
-        Ok(Self::parse(&std::fs::read(format!("/proc/{pid}/stat"))?))
+        let mut buffer = [0; PROC_BYTES];
+        let text = read_proc(&format!("/proc/{pid}/stat"), &mut buffer)?;
+        Ok(Self::parse(text))
     }
 
     /// Fields 3, 20 and 22. The command name, which may hold anything, ends at the last
