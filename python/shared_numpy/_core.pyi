@@ -66,6 +66,7 @@ __all__ = [
     "queue_handle",
     "queue_is_alone",
     "queue_keep",
+    "queue_methods",
     "queue_open_place",
     "queue_pass_on_ring",
     "queue_place",
@@ -464,6 +465,9 @@ def queue_is_alone(queue: Queue) -> bool:
 
 def queue_add_buffer(exporter: Exporter, nbytes: int) -> None:
     """Takes a block along as the next out-of-band buffer of the pickle."""
+
+def queue_methods(ty: type[Queue]) -> None:
+    """Gives a derived class `put` and `get`, in C."""
 
 def queue_ring_for_items(queue: Queue, bell: Bell) -> bool:
     """Asks for a ring when there may be an object; False when there is one already."""

@@ -31,6 +31,12 @@ PeerDied = _core.PeerDied
 _tools = _core.QueueTools(reduction.dumps_for_queue, pickle.loads, reduction.copy_array, Empty, Full)
 
 
+def _has_methods(cls):
+    """Class decorator: gives it `put` and `get` in C."""
+    _core.queue_methods(cls)
+    return cls
+
+
 class _Queue(_core.Queue, Shared):
     """What all queues have in common: how they travel and what they are called."""
 
@@ -44,6 +50,7 @@ class _Queue(_core.Queue, Shared):
         return "<{}.{} at {:#x}>".format(type(self).__module__, type(self).__qualname__, id(self))
 
 
+@_has_methods
 class Queue(_Queue):
     """A first-in, first-out queue for many producers and consumers.
 
@@ -86,6 +93,7 @@ class Queue(_Queue):
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
+@_has_methods
 class JoinableQueue(Queue):
     """A `Queue` that knows when all its objects are done with.
 
@@ -118,6 +126,7 @@ class JoinableQueue(Queue):
         return self._join(timeout)
 
 
+@_has_methods
 class SimpleQueue(_Queue):
     """A queue without a limit, of which `put`, `get`, `empty` and `close` are all there is
     in ``multiprocessing``'s; ours takes what `Queue` takes.

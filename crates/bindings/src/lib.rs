@@ -10,11 +10,11 @@
 
 #![deny(unsafe_code)]
 
+mod arguments;
 mod block;
 mod error;
 mod exporter;
 mod family;
-mod fastcall;
 mod gil;
 mod handle;
 mod interpreter;
@@ -27,6 +27,7 @@ mod ndarray;
 mod numpy;
 mod posixshmem;
 mod queue;
+mod quick;
 mod segment;
 mod sync;
 mod tracker;

@@ -23,10 +23,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::block;
-use crate::fastcall::{FastCall, METH_FASTCALL};
 use crate::gil;
 use crate::ndarray;
 use crate::numpy::{self, AXES_MAX};
+use crate::quick::{FastCall, METH_FASTCALL};
 use arguments::{NAMES, is_fortran, lengths_of, nbytes_of, sort_out, sort_out_36};
 
 /// A function that makes arrays.

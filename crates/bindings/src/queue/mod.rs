@@ -16,6 +16,7 @@ mod elements;
 mod items;
 mod pickling;
 mod plain;
+mod quick;
 mod wire;
 
 use std::cell::RefCell;
@@ -538,5 +539,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyQueue>()?;
     m.add_function(wrap_pyfunction!(leave_queues, m)?)?;
     bell::register(m)?;
+    quick::register(m)?;
     pickling::register(m)
 }

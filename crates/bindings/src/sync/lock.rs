@@ -20,11 +20,11 @@ use shared_numpy_core::lock::mutex::{self, Guard, Lock, RLock};
 use shared_numpy_core::lock::semaphore::Semaphore;
 use shared_numpy_core::lock::wait::{Stop, Wait};
 use shared_numpy_core::lock::word::{Acquired, Released};
-
 use shared_numpy_core::mapping::Mapping;
 use shared_numpy_core::sys::thread;
 
-use super::{Cell, Over, checked, thread_number};
+use super::{Cell, Over, checked, thread_number, timeout_ns};
+use crate::gil;
 
 create_exception!(
     shared_numpy,
@@ -66,6 +66,20 @@ impl Patience {
     pub(super) const NONE: Self = Patience {
         timeout_ns: Some(0),
     };
+
+    /// What the arguments of `acquire` say; `None` where not given.
+    pub(super) fn of(
+        block: Option<&Bound<'_, PyAny>>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let block = block.map_or(Ok(true), gil::is_true)?;
+        let timeout_ns = timeout_ns(timeout.filter(|timeout| !timeout.is_none()))?;
+        Ok(if block {
+            Patience { timeout_ns }
+        } else {
+            Patience::NONE
+        })
+    }
 }
 
 /// The words of a lock or a semaphore.

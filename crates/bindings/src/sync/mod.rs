@@ -8,7 +8,6 @@
 //! - A handler that forks meanwhile leaves the parent waiting. The child begins anew under
 //!   its own name; where that has no meaning (conditions, barriers) it gets an exception.
 
-mod arguments;
 mod barrier;
 mod condition;
 mod event;

@@ -8,8 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use shared_numpy_core::lock::semaphore::UNITS_LEFT_MAX;
 
-use super::arguments::patience;
-use super::lock::{AbandonedLock, AnyLock, Kind};
+use super::lock::{AbandonedLock, AnyLock, Kind, Patience};
 use super::quick;
 
 /// The base of locks and semaphores.
@@ -71,7 +70,8 @@ impl SemLock {
         block: Option<&Bound<'_, PyAny>>,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        self.get()?.acquire_abandoned(py, patience(block, timeout)?)
+        self.get()?
+            .acquire_abandoned(py, Patience::of(block, timeout)?)
     }
 
     /// Whether the calling thread has it.
