@@ -35,7 +35,7 @@ WARM_UP = 200
 WARM_UP_LARGE = SLOTS + 3
 PRODUCERS = CONSUMERS = 4
 IDLE_S = 10
-# To wake up costs 0.08 ms where the promise was made. Who waits does so 16 times in the first second, then once a second.
+# To wake up costs 0.08 ms where the promise was made. Who waits does so 8 times in the first 0.4 s, then once a second.
 IDLE_PERCENT = 0.1
 OURS, STANDARD, RING = "shared_numpy.Queue", "multiprocessing.Queue", "a ring made by hand"
 IN_TURN = ", {} arrays in turn".format(TURNS)

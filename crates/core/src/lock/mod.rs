@@ -46,7 +46,8 @@ pub const SLICE_NS: u64 = 50_000_000;
 
 /// The same at most where everybody is watched ([`wait::Watch`]), so that a death ends the
 /// sleep: each slice is twice as long as the one before. What is left for them is a signal
-/// that came to another thread, and a death after that of who watched.
+/// that came to another thread, and a death after that of who watched; after some of them,
+/// what else nobody tells of.
 pub const LONGEST_SLICE_NS: u64 = 1_000_000_000;
 
 /// A cell in a mapping, its kind checked.

@@ -12,9 +12,11 @@ pub trait Watch {
     fn news(&self) -> &AtomicU64;
     /// Whether everybody is watched that had come when `news` was this.
     fn is_watched(&self, news: u64) -> bool;
-    /// Asks for that, of whoever watches, without waiting.
+    /// Whether whoever watches is known to live.
+    fn holds(&self) -> bool;
+    /// Asks that everybody be watched, of whoever watches, without waiting.
     fn remind(&self);
-    /// Sees to it that somebody watches, who may have to be started first: that takes
+    /// Sees to it that somebody does, who may have to be started first: that takes
     /// milliseconds, or until `keep_going` says no.
     ///
     /// # Errors
@@ -85,14 +87,18 @@ impl From<Error> for Stop {
 /// has to be asked too whether it goes on.
 const LOOKS_MAX: u32 = 16;
 
-/// After how many slices that brought nothing (0.8 s) whoever waits is idle enough to begin
+/// After how many slices that brought nothing (0.4 s) whoever waits is idle enough to begin
 /// a watch. A power of two.
-const BEGINS_AFTER: u32 = 16;
+const BEGINS_AFTER: u32 = 8;
+
+/// Of so many of the longest slices one ends with a look after the dead while a watch holds: for
+/// what nobody tells of.
+const RESTS: u32 = 4;
 
 /// What a slice of sleep brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nap {
-    /// The word changed, or we were woken: look at the word.
+    /// The word changed, or we were woken, or nobody died meanwhile: look at the word.
     Look,
     /// Time passed, or somebody died or came: look at the word, and after the dead.
     Slice,
@@ -207,6 +213,15 @@ impl Naps {
         }
     }
 
+    /// Whether a slice that brought nothing was long, and nobody died in it that is watched.
+    fn was_rest(&self, wait: &Wait<'_>) -> bool {
+        let is_watched = |watch: &dyn Watch| watch.is_watched(self.news) && watch.holds();
+        self.hears_news
+            && self.slice_ns == LONGEST_SLICE_NS
+            && !self.slices.is_multiple_of(RESTS)
+            && wait.watch.is_some_and(is_watched)
+    }
+
     /// Sleeps while `word` is `seen`, for one slice.
     ///
     /// It may end by a wake-up that was meant for one of many: who gives up after a nap
@@ -237,14 +252,18 @@ impl Naps {
         }
         self.looks = 0;
         self.news = news;
+        let mut found = Nap::Slice;
         if is_news {
             self.shorten();
             self.slices = 0;
         } else if slept == Slept::Elapsed && left_ns >= SLICE_NS {
             self.count_slice(wait, kernel, (word, seen))?;
+            if self.was_rest(wait) {
+                found = Nap::Look;
+            }
         }
         if (wait.keep_going)() && kernel.epoch() == epoch {
-            Ok(Nap::Slice)
+            Ok(found)
         } else {
             Err(Stop::Interrupted)
         }

@@ -12,6 +12,7 @@ use super::{Hold, tracker};
 use crate::error::{Error, Result};
 use crate::layout::Participant;
 use crate::lock::wait::Watch;
+use crate::members::client::Connection;
 use crate::pool::family::Family;
 use crate::sync::AtomicU64;
 
@@ -85,6 +86,13 @@ impl Presence {
             .is_some_and(|place| registry.families[place].is_gone(who, asked))
     }
 
+    /// To its tracker, if this process has one, and who it is there.
+    fn connection(&self) -> Option<(Arc<Connection>, Participant)> {
+        let registry = lock();
+        let member = &registry.families[self.place(&registry)?];
+        member.connection.clone().zip(member.me)
+    }
+
     /// Where the family stands in the registry; it stays there.
     fn place(&self, registry: &Registry) -> Option<usize> {
         let mut members = registry.families.iter();
@@ -102,15 +110,13 @@ impl Watch for Presence {
         self.family.is_watched(news)
     }
 
+    fn holds(&self) -> bool {
+        self.connection()
+            .is_some_and(|(connection, _)| connection.is_open())
+    }
+
     fn remind(&self) {
-        let connection = {
-            let registry = lock();
-            self.place(&registry).and_then(|place| {
-                let member = &registry.families[place];
-                member.connection.clone().zip(member.me)
-            })
-        };
-        if let Some((connection, me)) = connection {
+        if let Some((connection, me)) = self.connection() {
             connection.remind(me);
         }
     }

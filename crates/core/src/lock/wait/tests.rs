@@ -45,6 +45,7 @@ impl Kernel for Script<'_> {
 struct Family {
     news: AtomicU64,
     watched: Cell<u64>,
+    holds: Cell<bool>,
     reminded: Cell<u32>,
     begun: Cell<u32>,
 }
@@ -56,6 +57,10 @@ impl Watch for Family {
 
     fn is_watched(&self, news: u64) -> bool {
         self.watched.get() == news
+    }
+
+    fn holds(&self) -> bool {
+        self.holds.get()
     }
 
     fn remind(&self) {
@@ -75,6 +80,7 @@ fn family(watched: u64) -> Family {
     Family {
         news: AtomicU64::new(7),
         watched: Cell::new(watched),
+        holds: Cell::new(false),
         reminded: Cell::new(0),
         begun: Cell::new(0),
     }
@@ -123,9 +129,9 @@ fn slices_become_longer_where_everybody_is_watched() {
             assert_eq!((0..14).map(|_| asked()).last(), Some(then_ns[1]));
         });
     }
-    // After slices 1, 2, 4 and 8; after 16 that is not enough.
+    // After slices 1, 2 and 4; after 8 and 16 that is not enough.
     assert_eq!((watched.reminded.get(), watched.begun.get()), (0, 0));
-    assert_eq!((unwatched.reminded.get(), unwatched.begun.get()), (4, 1));
+    assert_eq!((unwatched.reminded.get(), unwatched.begun.get()), (3, 2));
 }
 
 #[test]
@@ -139,7 +145,7 @@ fn where_news_are_not_heard_no_watch_is_begun() {
     naps(script, Some(&family), |nap| {
         (0..2 * BEGINS_AFTER).for_each(|_| assert_eq!(nap(), Ok(Nap::Slice)));
     });
-    assert_eq!((family.reminded.get(), family.begun.get()), (6, 0));
+    assert_eq!((family.reminded.get(), family.begun.get()), (5, 0));
 }
 
 #[test]
@@ -177,6 +183,38 @@ fn a_watch_that_takes_long_to_begin_keeps_nobody() {
     refused_after.set(BEGINS_AFTER - 1);
     assert_eq!(run(0), Some(Err(Stop::Interrupted)));
     assert_eq!(family.begun.get(), 2);
+}
+
+#[test]
+fn while_a_watch_holds_few_long_slices_end_with_a_look_after_the_dead() {
+    let (family, asked_ns) = (family(7), Cell::new(0));
+    let mut script = Script {
+        ends: Slept::Elapsed,
+        can_watch: true,
+        asked_ns: &asked_ns,
+    };
+    family.holds.set(true);
+    let looks = |nap: &mut dyn FnMut() -> Result<Nap, Stop>| {
+        (0..4 * RESTS).filter(|_| nap() == Ok(Nap::Slice)).count()
+    };
+    naps(script, Some(&family), |nap| {
+        (0..4).for_each(|_| assert_eq!(nap(), Ok(Nap::Slice)));
+        assert_eq!(looks(nap), 4);
+        // Some have passed since the last one when somebody dies.
+        (0..2).for_each(|_| assert_eq!(nap(), Ok(Nap::Look)));
+        family.news.store(8, Ordering::Relaxed);
+        assert_eq!(nap(), Ok(Nap::Slice));
+        assert_eq!(looks(nap), 16, "not everybody is watched yet");
+        family.watched.set(8);
+        assert_eq!(looks(nap), 4);
+        // Who watched dies.
+        family.holds.set(false);
+        assert_eq!(looks(nap), 16);
+    });
+    // Nobody would have told.
+    family.holds.set(true);
+    script.can_watch = false;
+    naps(script, Some(&family), |nap| assert_eq!(looks(nap), 16));
 }
 
 #[test]
