@@ -93,7 +93,6 @@ class Queue(_Queue):
         return await _waiting.attempts(self, lambda: self.get(False), Empty, _core.queue_ring_for_items, timeout)
 
 
-@_has_methods
 class JoinableQueue(Queue):
     """A `Queue` that knows when all its objects are done with.
 

@@ -259,7 +259,7 @@ impl<'m, K: Kernel> Barrier<'m, K> {
                 return outcome(phase, now);
             }
             match naps.nap(wait, self.lock.kernel, self.phase, phase) {
-                Ok(Nap::Look) => {}
+                Ok(Nap::Look | Nap::Rest) => {}
                 Ok(Nap::Slice) => {
                     if let Err(stop) = self.look_after_parties(wait) {
                         return self.give_up(wait, phase, stop, is_forked);

@@ -310,7 +310,7 @@ impl<'m, K: Kernel> BoundedSemaphore<'m, K> {
             slept = true;
             point("bounded.woken");
             match nap {
-                Ok(Nap::Look) => {}
+                Ok(Nap::Look | Nap::Rest) => {}
                 Ok(Nap::Slice) => {
                     if self.inherit(wait) {
                         self.pass_on();

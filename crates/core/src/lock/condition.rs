@@ -301,7 +301,7 @@ impl<'m, K: Kernel> Condition<'m, K> {
                 return Ok(own);
             }
             match naps.nap(wait, self.kernel, &self.places[own], mine) {
-                Ok(Nap::Look) => {}
+                Ok(Nap::Look | Nap::Rest) => {}
                 Ok(Nap::Slice) => {
                     if let Some(told) = self.inherit(wait) {
                         // Told twice, if one came to our own place meanwhile.

@@ -21,7 +21,8 @@ pub trait Watch {
     ///
     /// # Errors
     ///
-    /// [`Error::Interrupted`] when it did; others where there can be nobody just now.
+    /// [`Error::Interrupted`] when it did, or it took too long; others where there can be
+    /// nobody just now.
     fn begin(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<(), Error>;
 }
 
@@ -36,7 +37,7 @@ pub struct Wait<'a> {
     pub watch: Option<&'a dyn Watch>,
     /// How long at most; `None`: for ever.
     pub timeout_ns: Option<u64>,
-    /// Whether a participant is *proved* to be gone (rule P4). Asked about once a slice for
+    /// Whether a participant is *proved* to be gone (rule P4). Asked after slices about
     /// whoever is waited for. Wrongly said, it gives two processes the same lock.
     pub is_gone: &'a mut dyn FnMut(Participant) -> bool,
     /// Whether to go on; asked after each slice and each signal, never while a lock of
@@ -91,6 +92,9 @@ const LOOKS_MAX: u32 = 16;
 /// a watch. A power of two.
 const BEGINS_AFTER: u32 = 8;
 
+/// What must be left of a wait for that: to begin may take as long where a program starts slowly.
+const BEGINS_BEFORE_NS: u64 = 500_000_000;
+
 /// Of so many of the longest slices one ends with a look after the dead while a watch holds: for
 /// what nobody tells of.
 const RESTS: u32 = 4;
@@ -98,8 +102,11 @@ const RESTS: u32 = 4;
 /// What a slice of sleep brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nap {
-    /// The word changed, or we were woken, or nobody died meanwhile: look at the word.
+    /// The word changed, or we were woken: look at the word.
     Look,
+    /// Time passed, and nobody died who is watched: look at the word, and after what costs no
+    /// system call.
+    Rest,
     /// Time passed, or somebody died or came: look at the word, and after the dead.
     Slice,
 }
@@ -195,7 +202,8 @@ impl Naps {
         if !self.slices.is_power_of_two() || watch.is_watched(self.news) {
             return Ok(());
         }
-        if self.slices < BEGINS_AFTER || !self.hears_news {
+        let is_idle = self.slices >= BEGINS_AFTER && self.left_ns(kernel) >= BEGINS_BEFORE_NS;
+        if !is_idle || !self.hears_news {
             watch.remind();
             return Ok(());
         }
@@ -207,7 +215,7 @@ impl Naps {
             !is_refused && is_idle && kernel.epoch() == epoch
         });
         match begun {
-            Err(_) if is_refused => Err(Stop::Interrupted),
+            _ if is_refused => Err(Stop::Interrupted),
             // It is for the processor's sake only: without it slices are short.
             Ok(()) | Err(_) => Ok(()),
         }
@@ -259,7 +267,7 @@ impl Naps {
         } else if slept == Slept::Elapsed && left_ns >= SLICE_NS {
             self.count_slice(wait, kernel, (word, seen))?;
             if self.was_rest(wait) {
-                found = Nap::Look;
+                found = Nap::Rest;
             }
         }
         if (wait.keep_going)() && kernel.epoch() == epoch {

@@ -20,7 +20,8 @@
 //! # Who is who
 //!
 //! A *family* is a program: its participants have slots in the family segment
-//! ([`crate::pool::family`]). The first handle that leaves a process launches the tracker;
+//! ([`crate::pool::family`]). The first handle that leaves a process launches the tracker,
+//! or a long wait ([`crate::lock::wait`]);
 //! who receives a handle of a family that it is not in connects, proves that it knows the
 //! *cookie*, and gets the family's descriptor. The address is made of the family's identity,
 //! which every handle has: the abstract socket `@shared_numpy.family.<32 hex digits>`, or

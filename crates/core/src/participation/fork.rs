@@ -175,6 +175,7 @@ impl Registry {
             }
             member.no_tracker = None;
             member.not_now = None;
+            member.begun_at_s = None;
             let parent = member.me.take();
             let child = member.child.take();
             member.me = match (parent, child) {

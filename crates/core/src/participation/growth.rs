@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a process finds out by itself what died, tracker or not; for the sake of
 //! speed it looks once a second at most, unless it is told to. Who is waited for is looked at
-//! in each slice of the wait.
+//! after slices of the wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,8 +48,10 @@ pub(super) struct Watch {
 pub(crate) enum Asking {
     /// Who will not ask again.
     Once,
-    /// Who waits, and asks in each slice: an answer may be one or a few slices late.
+    /// Who waits, and asks again and again: an answer may be one or a few slices late.
     WhileWaiting,
+    /// Who knows that deaths are told of: only whether this one was.
+    Told,
 }
 
 /// Somebody who was asked about.
@@ -185,6 +187,7 @@ pub(super) fn is_gone(
     let verdict = match asked {
         Asking::Once => watch.judge(family, file, who),
         Asking::WhileWaiting => watch.judge_in_turn(family, file, who),
+        Asking::Told => Ok(!family.counts(who)),
     };
     let is_gone = verdict.unwrap_or(false);
     if is_gone {

@@ -5,6 +5,7 @@
 //! wait depends on a tracker. How often it is asked, `growth` tells.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::growth::Asking;
 use super::registry::{Registry, lock};
@@ -15,6 +16,13 @@ use crate::lock::wait::Watch;
 use crate::members::client::Connection;
 use crate::pool::family::Family;
 use crate::sync::AtomicU64;
+use crate::sys::clock;
+
+/// How far attempts to begin a watch are apart, of all who wait in a process.
+const BEGIN_EVERY_S: u64 = 30;
+
+/// How long one may take. Who waits looks after nobody meanwhile.
+const BEGIN_WITHIN: Duration = Duration::from_millis(200);
 
 /// Of a family without a header, which none is.
 static NO_NEWS: AtomicU64 = AtomicU64::new(0);
@@ -71,7 +79,7 @@ impl Hold {
 }
 
 impl Presence {
-    /// Whether a participant is gone, by proof: for waits, which ask in each slice. Must not
+    /// Whether a participant is gone, by proof: for waits, which ask again and again. Must not
     /// be called with the process-wide lock held.
     pub fn is_gone(&self, who: Participant) -> bool {
         self.ask(who, Asking::WhileWaiting)
@@ -122,18 +130,38 @@ impl Watch for Presence {
     }
 
     fn begin(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<()> {
-        let (place, me) = {
-            let registry = lock();
-            let place = self.place(&registry).ok_or_else(|| Error::Dropped)?;
-            let me = registry.families[place].me.ok_or_else(|| Error::Dropped)?;
-            (place, me)
-        };
-        if self.family.sees_nobody_but(me)? {
+        let mut registry = lock();
+        let place = self.place(&registry).ok_or_else(|| Error::Dropped)?;
+        let member = &mut registry.families[place];
+        let me = member.me.ok_or_else(|| Error::Dropped)?;
+        if let Some(connection) = member.connection.clone()
+            && connection.is_open()
+        {
+            drop(registry);
+            connection.remind(me);
             return Ok(());
         }
-        if let Some(connection) = tracker::connection(place, true, keep_going)? {
-            connection.remind(me);
+        let now_s = clock::monotonic_s();
+        let was_lately = |at_s| now_s < at_s + BEGIN_EVERY_S;
+        if member.no_tracker.is_some()
+            || member.begun_at_s.is_some_and(was_lately)
+            || self.family.sees_nobody_but(me)?
+        {
+            return Ok(());
         }
-        Ok(())
+        member.begun_at_s = Some(now_s);
+        drop(registry);
+        let began = Instant::now();
+        let made = tracker::connection(place, true, &mut || {
+            keep_going() && began.elapsed() < BEGIN_WITHIN
+        });
+        let mut registry = lock();
+        let member = &mut registry.families[place];
+        if let Ok(Some(_)) = made {
+            member.begun_at_s = None;
+        }
+        // What went wrong may be a shortage of this moment: who sends finds out for itself.
+        member.no_tracker = None;
+        made.map(|_| ())
     }
 }

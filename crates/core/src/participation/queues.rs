@@ -192,7 +192,7 @@ impl Hold {
     }
 
     /// Who else has the queue. Looks for the dead, and stops at the first that lives.
-    pub(crate) fn peers(&self, peers: usize) -> Result<Peers> {
+    pub(crate) fn peers(&self, peers: usize, asked: Asking) -> Result<Peers> {
         let mut registry = lock();
         let segment = Arc::clone(registry.holder(self.held.segment)?.segment());
         let local = registry
@@ -208,7 +208,7 @@ impl Hold {
             if Some(who) == member.me {
                 continue;
             }
-            if !member.is_gone(who, Asking::WhileWaiting) {
+            if !member.is_gone(who, asked) {
                 found.is_some_alive = true;
                 return Ok(found);
             }

@@ -140,6 +140,8 @@ pub(super) struct Membership {
     pub(super) no_tracker: Option<String>,
     /// Why there was none that we could use at the last look.
     pub(super) not_now: Option<&'static str>,
+    /// In which second somebody who waits began a watch in vain.
+    pub(super) begun_at_s: Option<u64>,
     /// While a fork is under way: the child's slot.
     pub(super) child: Option<Participant>,
 }
@@ -165,6 +167,7 @@ impl Membership {
             looked_at_s: None,
             no_tracker: None,
             not_now: None,
+            begun_at_s: None,
             child: None,
         }
     }

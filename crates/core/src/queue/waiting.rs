@@ -1,6 +1,6 @@
 //! Waiting in a queue: for an item, for room, for all to be done.
 //!
-//! Guarantees: who waits without anything to do costs a look each slice; of those that
+//! Guarantees: who waits without anything to do costs a look at the end of a slice; of those that
 //! sleep one is woken at a time, and wakes the next if there is more; a wait ends when
 //! nobody is left who could end it (rule P7).
 
@@ -159,7 +159,8 @@ impl Queue {
         waiting.has_slept = true;
         match nap? {
             Nap::Look => Ok(()),
-            Nap::Slice => self.look_around(place, seen, waiting),
+            Nap::Rest => self.look_around(place, seen, waiting, Asking::Told),
+            Nap::Slice => self.look_around(place, seen, waiting, Asking::WhileWaiting),
         }
     }
 
@@ -169,6 +170,7 @@ impl Queue {
         place: Place<'_>,
         seen: u64,
         waiting: &mut Waiting<'_>,
+        asked: Asking,
     ) -> std::result::Result<(), Stop> {
         if self.root.is_dropped() {
             return Err(Error::Dropped.into());
@@ -176,7 +178,7 @@ impl Queue {
         if !waiting.looks.is_due(System) {
             return Ok(());
         }
-        let is_alone = self.is_alone()?;
+        let is_alone = self.is_alone_as(asked)?;
         if let Some(naps) = &mut waiting.naps
             && is_alone
         {
@@ -199,7 +201,11 @@ impl Queue {
     ///
     /// [`Error::Dropped`].
     pub fn is_alone(&self) -> Result<bool> {
-        let peers = self.root.peers(self.at + PEERS)?;
+        self.is_alone_as(Asking::WhileWaiting)
+    }
+
+    fn is_alone_as(&self, asked: Asking) -> Result<bool> {
+        let peers = self.root.peers(self.at + PEERS, asked)?;
         participation::queues::audit_if_due();
         Ok(peers.has_one_died && !peers.is_some_alive && !peers.is_in_flight)
     }

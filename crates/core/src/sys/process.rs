@@ -83,8 +83,8 @@ impl ProcessId {
 /// What a short file of `/proc` has room in.
 pub(crate) const PROC_BYTES: usize = 1024;
 
-/// Reads a short file of `/proc`, which gives all it has at once: who waits reads one after
-/// each slice.
+/// Reads a short file of `/proc`, which gives all it has at once: who waits reads one again
+/// and again.
 pub(crate) fn read_proc<'a>(
     path: &str,
     buffer: &'a mut [u8; PROC_BYTES],

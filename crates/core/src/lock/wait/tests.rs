@@ -149,6 +149,35 @@ fn where_news_are_not_heard_no_watch_is_begun() {
 }
 
 #[test]
+fn who_waits_for_a_moment_begins_no_watch() {
+    let (family, asked_ns) = (family(6), Cell::new(0));
+    let script = Script {
+        ends: Slept::Elapsed,
+        can_watch: true,
+        asked_ns: &asked_ns,
+    };
+    // The clock of this system stands still, so that as much is left always.
+    for (left_ns, begun) in [(BEGINS_BEFORE_NS - 1, 0), (BEGINS_BEFORE_NS, 1)] {
+        let mut wait = Wait {
+            me: Participant {
+                slot: 1,
+                generation: 1,
+            },
+            watch: Some(&family),
+            timeout_ns: Some(left_ns),
+            is_gone: &mut |_| false,
+            keep_going: &mut || true,
+        };
+        let mut naps = Naps::of(&wait, script);
+        for _ in 0..BEGINS_AFTER {
+            let nap = naps.nap(&mut wait, script, &AtomicU64::new(0), 0);
+            assert_eq!(nap, Ok(Nap::Slice));
+        }
+        assert_eq!(family.begun.get(), begun);
+    }
+}
+
+#[test]
 fn a_watch_that_takes_long_to_begin_keeps_nobody() {
     let (family, asked_ns) = (family(6), Cell::new(0));
     let script = Script {
@@ -201,7 +230,7 @@ fn while_a_watch_holds_few_long_slices_end_with_a_look_after_the_dead() {
         (0..4).for_each(|_| assert_eq!(nap(), Ok(Nap::Slice)));
         assert_eq!(looks(nap), 4);
         // Some have passed since the last one when somebody dies.
-        (0..2).for_each(|_| assert_eq!(nap(), Ok(Nap::Look)));
+        (0..2).for_each(|_| assert_eq!(nap(), Ok(Nap::Rest)));
         family.news.store(8, Ordering::Relaxed);
         assert_eq!(nap(), Ok(Nap::Slice));
         assert_eq!(looks(nap), 16, "not everybody is watched yet");
