@@ -2,6 +2,8 @@
 
 Names are given with or without their leading slash, as text or as bytes; an identity is the pair (device, inode) of a file,
 (0, 0) where it is not known; sizes and offsets are in bytes.
+
+What the functions do, their own docstrings say (`help`, or the Rust code); here is only what those do not: mostly errors.
 """
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
@@ -100,21 +102,11 @@ __version__: str
 
 @final
 class Exporter:
-    """Shared memory as a buffer; let go when this object and all views of it are gone.
-
-    It cannot be made from Python.
-    """
-
     def __buffer__(self, __flags: int) -> memoryview: ...
     def __len__(self) -> int: ...
-    def size(self) -> int:
-        """The size in bytes."""
-
-    def flush(self) -> None:
-        """Nothing to do: the memory has no file on a disk."""
-
-    def close(self) -> None:
-        """Nothing to do: the memory is let go with its last view."""
+    def size(self) -> int: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
 
 # --- Named segments ---
 
@@ -127,12 +119,7 @@ def segment_attach(name: _Name, flags: int, mode: int, readonly: bool) -> tuple[
 def segment_reopen(name: _Name, identity: _Identity, readonly: bool) -> int:
     """A new descriptor of a segment's file, the caller's to close. OSError if the name leads elsewhere by now."""
 
-def segment_remove(name: _Name, identity: _Identity, check: bool) -> bool:
-    """Removes a name and tells the tracker; False when the caller still has to tell it.
-
-    With `check` only if it leads to `identity`; another segment's name counts as gone.
-    """
-
+def segment_remove(name: _Name, identity: _Identity, check: bool) -> bool: ...
 def segment_unlink(name: _Name, identity: _Identity | None = None) -> None:
     """Removes a name. FileNotFoundError if there is none, or if it does not lead to `identity`."""
 
@@ -140,8 +127,6 @@ def segment_unlink(name: _Name, identity: _Identity | None = None) -> None:
 
 @disjoint_base
 class ListBase:
-    """The items of a `ShareableList`; see `list_fill` and `list_open`."""
-
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
     def __getitem__(self, __key: Any) -> Any: ...
@@ -149,105 +134,61 @@ class ListBase:
     def __delitem__(self, __key: Never) -> None:
         """TypeError: the length is fixed."""
 
-def list_size(values: tuple[Any, ...]) -> int:
-    """The size of the segment for a list of `values`. TypeError, OverflowError, ValueError for a value that cannot be stored."""
-
-def list_fill(base: ListBase, memory: Exporter, values: tuple[Any, ...]) -> None:
-    """Makes a list of `values` in fresh memory, for `base`."""
-
+def list_size(values: tuple[Any, ...]) -> int: ...
+def list_fill(base: ListBase, memory: Exporter, values: tuple[Any, ...]) -> None: ...
 def list_open(base: ListBase, memory: Exporter) -> None:
     """Finds the list in `memory`, for `base`. ValueError if there is none, or a damaged one."""
 
-def list_format(base: ListBase, index: int) -> str:
-    """The `struct` format of one item."""
-
-def list_formats(base: ListBase) -> str:
-    """The `struct` formats of all items, one after the other."""
-
-def list_code(base: ListBase, index: int) -> int:
-    """The recorded code of one item: how bytes become its value."""
-
-def list_parts(base: ListBase) -> tuple[int, int, int]:
-    """Where slots, formats and codes begin, from the start of the segment."""
+def list_format(base: ListBase, index: int) -> str: ...
+def list_formats(base: ListBase) -> str: ...
+def list_code(base: ListBase, index: int) -> int: ...
+def list_parts(base: ListBase) -> tuple[int, int, int]: ...
 
 # --- The memory of arrays ---
 
-class StaleHandle(LookupError):
-    """The memory that a handle names was given back before the handle arrived."""
+class StaleHandle(LookupError): ...
 
-class ForeignHandle(LookupError):
-    """A handle of a program, or of a machine, that this process does not belong to."""
+class ForeignHandle(LookupError): ...
 
-class UnknownFamily(ForeignHandle):
-    """A handle of a program that this process does not belong to yet: `join_family`, and open it again."""
+class UnknownFamily(ForeignHandle): ...
 
-class TrackerUnavailable(RuntimeError):
-    """The tracker, without which this cannot be done, cannot be started or reached."""
+class TrackerUnavailable(RuntimeError): ...
 
-class PeerDied(EOFError):
-    """Whoever was waited for has died, and nobody is left to take its place."""
+class PeerDied(EOFError): ...
 
 def block_create(nbytes: int, zeroed: bool) -> Exporter:
     """Memory of `nbytes` bytes: zero, or what its last user left. MemoryError, OSError."""
 
-def array_maker(slow: _MakerT) -> _MakerT:
-    """The function in C that stands for `slow`, which is called for arguments that are not plain; by its name."""
-
-def array_send(array: np.ndarray[Any, Any]) -> bytes | None:
-    """A handle of an array, which holds its memory until it is received; None when that is not a block's."""
-
-def array_is_dropped(array: np.ndarray[Any, Any]) -> bool:
-    """Whether an array lies in memory that `drop_inherited` has let go of."""
-
-def array_name(array: np.ndarray[Any, Any]) -> str | None:
-    """A name for an array, which `array_open` takes; it holds nothing. None when that is not a block's."""
-
-def array_memory(array: np.ndarray[Any, Any]) -> Exporter | None:
-    """The memory of an array; None when that is not a block's."""
-
+def array_maker(slow: _MakerT) -> _MakerT: ...
+def array_send(array: np.ndarray[Any, Any]) -> bytes | None: ...
+def array_is_dropped(array: np.ndarray[Any, Any]) -> bool: ...
+def array_name(array: np.ndarray[Any, Any]) -> str | None: ...
+def array_memory(array: np.ndarray[Any, Any]) -> Exporter | None: ...
 def array_open(handle: bytes | str, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:
     """What a handle or a name leads to: memory, and offset, shape and strides of a view inside it.
 
     StaleHandle, ForeignHandle, UnknownFamily, TrackerUnavailable; ValueError for bytes that make no sense.
     """
 
-def array_type(ndarray: type[np.ndarray[Any, Any]]) -> Any:
-    """The type `SharedNDArray`, without its Python methods; the same one at each call."""
-
-def array_unwrap(array: Any, context: object = None, return_scalar: object = None) -> Any:
-    """A result of NumPy's as it would be for plain operands: as it is, or a scalar."""
-
-def array_prepare(array: _T, context: object = None) -> _T:
-    """The array, as it is."""
+def array_type(ndarray: type[np.ndarray[Any, Any]]) -> Any: ...
+def array_unwrap(array: Any, context: object = None, return_scalar: object = None) -> Any: ...
+def array_prepare(array: _T, context: object = None) -> _T: ...
 
 # --- Named arrays ---
 
 @final
 class NamedArray:
-    """The named array behind an array. It cannot be made from Python."""
-
     @property
-    def name(self) -> str:
-        """The name, with its slash."""
-
+    def name(self) -> str: ...
     @property
     def identity(self) -> _Identity: ...
     @property
-    def nbytes(self) -> int:
-        """The size of the array."""
-
+    def nbytes(self) -> int: ...
     @property
-    def readonly(self) -> bool:
-        """Whether it was opened without the right to write."""
-
-    def publish(self) -> bool:
-        """Whether the name still leads to this array."""
-
-    def unlink(self) -> bool:
-        """Removes the name; False when that was done before. The tracker is the caller's to tell."""
-
-    def exporter(self) -> memoryview:
-        """The array's bytes as a buffer that keeps the memory, but not this object."""
+    def readonly(self) -> bool: ...
+    def publish(self) -> bool: ...
+    def unlink(self) -> bool: ...
+    def exporter(self) -> memoryview: ...
 
 def named_claim(name: _Name) -> _Identity:
     """Makes a free name, for `named_fill`. FileExistsError."""
@@ -259,17 +200,13 @@ def named_fill(
 
 def named_attach(
     name: _Name, readonly: bool, owner: int | None
-) -> tuple[Exporter, int, list[int], int, bool, bytes]:
-    """Opens a named array: memory, where the data begins, shape, item size, whether in Fortran order, the dtype's text."""
-
+) -> tuple[Exporter, int, list[int], int, bool, bytes]: ...
 def named_open(
     name: _Name, identity: _Identity, readonly: bool, offset: int, axes: list[tuple[int, int]], itemsize: int
 ) -> tuple[Exporter, int]:
     """Opens the very file for a view of the array: its memory, and where in it the view begins. ValueError if outside."""
 
-def named_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[NamedArray, int] | None:
-    """The named array behind an array and the offset of its element at index 0 in the data; None for any other array."""
-
+def named_place(array: np.ndarray[Any, Any], itemsize: int) -> tuple[NamedArray, int] | None: ...
 def named_unlink(name: _Name, owner: int | None) -> _Identity:
     """Removes the name of a named array. ValueError for another segment."""
 
@@ -277,29 +214,17 @@ def named_unlink(name: _Name, owner: int | None) -> _Identity:
 
 SEM_VALUE_MAX: int
 
-class AbandonedLock(RuntimeError):
-    """A process died that had the lock: what the lock guards may be half done."""
+class AbandonedLock(RuntimeError): ...
 
 @disjoint_base
 class SemLock:
-    """The base of locks (kind 0), re-entrant ones (1), semaphores (2), bounded ones (3).
-
-    `lock_methods` gives its subclasses the rest.
-    """
-
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
-    def _make(self, kind: int, value: int, raises: bool = False) -> None:
-        """Makes it a new one."""
-
+    def _make(self, kind: int, value: int, raises: bool = False) -> None: ...
     def _open(self, handle: bytes, kind: int, raises: bool) -> None:
         """Makes it the one that a handle leads to. RuntimeError for a handle of something else; as `array_open`."""
 
-    def _send(self) -> bytes:
-        """A handle, which holds the memory until it is received."""
-
-    def _acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool:
-        """As `acquire`, without an exception for what a dead process had."""
-
+    def _send(self) -> bytes: ...
+    def _acquire_abandoned(self, block: object = True, timeout: float | None = None) -> bool: ...
     def _is_mine(self) -> bool: ...
     def _is_zero(self) -> bool: ...
     def _count(self) -> int: ...
@@ -308,33 +233,21 @@ class SemLock:
     def _bound(self) -> int: ...
     @property
     def _raises(self) -> bool: ...
-    def _is_abandoned(self) -> bool:
-        """Whether an owner died, and nobody has released it since."""
+    def _is_abandoned(self) -> bool: ...
 
-def lock_methods(ty: type[SemLock]) -> None:
-    """Gives a subclass `acquire`, `release`, `__enter__` and `__exit__`, in C."""
-
+def lock_methods(ty: type[SemLock]) -> None: ...
 @final
 class ConditionCell:
-    """The places where threads wait for a notify."""
-
     def __new__(cls, places: int) -> ConditionCell: ...
     @staticmethod
     def open(handle: bytes) -> ConditionCell: ...
     def send(self) -> bytes: ...
-    def waiting(self) -> int:
-        """How many wait and are not notified."""
-
-    def wait(self, lock: SemLock, timeout: float | None = None) -> bool:
-        """Lets go of the lock, waits, acquires it again; whether notified."""
-
-    def notify(self, count: int) -> int:
-        """Tells up to `count` of those who wait; how many."""
+    def waiting(self) -> int: ...
+    def wait(self, lock: SemLock, timeout: float | None = None) -> bool: ...
+    def notify(self, count: int) -> int: ...
 
 @final
 class EventCell:
-    """A flag to wait for."""
-
     def __new__(cls) -> EventCell: ...
     @staticmethod
     def open(handle: bytes) -> EventCell: ...
@@ -342,13 +255,10 @@ class EventCell:
     def is_set(self) -> bool: ...
     def set(self) -> None: ...
     def clear(self) -> None: ...
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is set; whether it was in time."""
+    def wait(self, timeout: float | None = None) -> bool: ...
 
 @final
 class BarrierCell:
-    """A number of parties that wait for one another."""
-
     def __new__(cls, parties: int) -> BarrierCell: ...
     @staticmethod
     def open(handle: bytes) -> BarrierCell: ...
@@ -359,16 +269,12 @@ class BarrierCell:
     def waiting(self) -> int: ...
     @property
     def broken(self) -> bool: ...
-    def wait(self, timeout: float | None, action: Callable[[], object] | None) -> int | None:
-        """How many had arrived before, when all have; None when it broke."""
-
+    def wait(self, timeout: float | None, action: Callable[[], object] | None) -> int | None: ...
     def abort(self) -> None: ...
     def reset(self) -> None: ...
 
 @final
 class IntegerCell:
-    """An integer of 64 bits."""
-
     def __new__(cls, value: int) -> IntegerCell: ...
     @staticmethod
     def open(handle: bytes) -> IntegerCell: ...
@@ -376,17 +282,13 @@ class IntegerCell:
     def load(self) -> int: ...
     def store(self, value: int) -> None: ...
     def exchange(self, value: int) -> int: ...
-    def add(self, delta: int = 1) -> int:
-        """The sum. OverflowError, and nothing done, beyond 64 bits."""
-
+    def add(self, delta: int = 1) -> int: ...
     def compare_exchange(self, expected: int, value: int) -> bool: ...
 
 # --- Queues ---
 
 @final
 class QueueTools:
-    """What a queue needs of Python: functions that pickle, unpickle and copy an array, and exceptions."""
-
     def __new__(
         cls,
         dumps: Callable[[object], bytes],
@@ -398,18 +300,10 @@ class QueueTools:
 
 @disjoint_base
 class Queue:
-    """A queue in shared memory; what Python's classes are derived from."""
-
     def __new__(cls, *args: object, **keywords: object) -> Queue: ...
-    def _create(self, maxsize: int, tools: QueueTools) -> None:
-        """Makes a new queue of this object; 0: no limit."""
-
-    def _open(self, handle: bytes | str, tools: QueueTools) -> None:
-        """Makes this object the queue that a handle leads to."""
-
-    def _send(self) -> bytes:
-        """A handle, which holds the queue until somebody receives it."""
-
+    def _create(self, maxsize: int, tools: QueueTools) -> None: ...
+    def _open(self, handle: bytes | str, tools: QueueTools) -> None: ...
+    def _send(self) -> bytes: ...
     @property
     def maxsize(self) -> int: ...
     def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None: ...
@@ -433,86 +327,43 @@ class Queue:
 
 @final
 class Bell:
-    """A socket that becomes readable when a queue has changed, perhaps."""
-
     def __new__(cls) -> Bell: ...
     def fileno(self) -> int: ...
     def hush(self) -> bool: ...
 
-def leave_queues() -> None:
-    """Says that this process is about to end, for the sake of those who wait in its queues."""
-
-def queue_reduce(array: np.ndarray[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What a queue's pickler makes of an array, in its `put`."""
-
-def queue_array(place: bytes) -> np.ndarray[Any, Any]:
-    """The array that `queue_reduce` made these bytes of, in `get`."""
-
-def queue_place(array: np.ndarray[Any, Any]) -> bytes | None:
-    """What stands for a shared array whose dtype the caller tells; None when it lies in no block."""
-
-def queue_open_place(place: bytes, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]:
-    """Memory, offset, shape and strides of what `queue_place` made these bytes of."""
-
-def queue_keep(handle: bytes) -> bytes:
-    """Takes the block of a lock, a queue or the like along; what stands for it in the pickle."""
-
-def queue_handle(place: bytes) -> bytes:
-    """A handle of what `queue_keep` made these bytes of, good while that is unpickled."""
-
-def queue_is_alone(queue: Queue) -> bool:
-    """Whether the last other process that had the queue died, and no handle of it is on its way."""
-
-def queue_add_buffer(exporter: Exporter, nbytes: int) -> None:
-    """Takes a block along as the next out-of-band buffer of the pickle."""
-
-def queue_methods(ty: type[Queue]) -> None:
-    """Gives a derived class `put` and `get`, in C."""
-
-def queue_ring_for_items(queue: Queue, bell: Bell) -> bool:
-    """Asks for a ring when there may be an object; False when there is one already."""
-
-def queue_ring_for_room(queue: Queue, bell: Bell) -> bool:
-    """Asks for a ring when there may be room; False when there is some already."""
-
-def queue_pass_on_ring(queue: Queue) -> None:
-    """Wakes another who waits, if there is something for it."""
+def leave_queues() -> None: ...
+def queue_reduce(array: np.ndarray[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]: ...
+def queue_array(place: bytes) -> np.ndarray[Any, Any]: ...
+def queue_place(array: np.ndarray[Any, Any]) -> bytes | None: ...
+def queue_open_place(place: bytes, itemsize: int) -> tuple[Exporter, int, tuple[int, ...], tuple[int, ...]]: ...
+def queue_keep(handle: bytes) -> bytes: ...
+def queue_handle(place: bytes) -> bytes: ...
+def queue_is_alone(queue: Queue) -> bool: ...
+def queue_add_buffer(exporter: Exporter, nbytes: int) -> None: ...
+def queue_methods(ty: type[Queue]) -> None: ...
+def queue_ring_for_items(queue: Queue, bell: Bell) -> bool: ...
+def queue_ring_for_room(queue: Queue, bell: Bell) -> bool: ...
+def queue_pass_on_ring(queue: Queue) -> None: ...
 # --- The latest-value channel ---
 
 @final
 class LatestCell:
-    """A channel with frames of `frame_bytes` bytes each; a frame is its number and its memory, which is read-only."""
-
     def __new__(cls, frame_bytes: int) -> LatestCell: ...
     @staticmethod
     def open(handle: bytes, frame_bytes: int) -> LatestCell: ...
     def send(self) -> bytes: ...
     @property
-    def number(self) -> int:
-        """The number of the newest frame; zero when there is none yet."""
-
+    def number(self) -> int: ...
     @property
-    def has_writer(self) -> bool:
-        """Whether somebody writes who is not known to be gone."""
-
+    def has_writer(self) -> bool: ...
     def become_writer(self) -> bool:
         """Makes this process the writer; False when it was already. RuntimeError when another is."""
 
-    def stop_writing(self) -> None:
-        """Ends being the writer; nothing happens if this process is not."""
-
-    def issue(self, array: np.ndarray[Any, Any]) -> None:
-        """Notes that a new array is to be filled and published."""
-
-    def is_issued(self, array: object) -> bool:
-        """Whether it is the very array that was issued, by this process, and was not published since."""
-
-    def publish(self, array: np.ndarray[Any, Any]) -> int | None:
-        """Publishes an array's memory, a whole block's; the frame's number, None when this process is not the writer."""
-
-    def read(self, after: int) -> tuple[int, Exporter] | None:
-        """The newest frame if it is newer than number `after`; waits for nobody."""
-
+    def stop_writing(self) -> None: ...
+    def issue(self, array: np.ndarray[Any, Any]) -> None: ...
+    def is_issued(self, array: object) -> bool: ...
+    def publish(self, array: np.ndarray[Any, Any]) -> int | None: ...
+    def read(self, after: int) -> tuple[int, Exporter] | None: ...
     def wait(self, after: int, timeout: float | None) -> tuple[int, Exporter] | None:
         """As `read`, waited for; None when none came in time. PeerDied; EOFError when the writer has ended."""
 
@@ -520,83 +371,42 @@ class LatestCell:
 
 def configure_family(
     executable: _Name, cookie: bytes, hint: _Address | None = None, guardian_pid: int | None = None
-) -> None:
-    """Says how to start a tracker, what relatives prove themselves with, where home may be, and who receives in the end."""
-
-def family_address() -> _Address | None:
-    """Where children that are not forked find this process's family; None before its tracker was started."""
-
+) -> None: ...
+def family_address() -> _Address | None: ...
 def join_family(handle: bytes | str, cookie: bytes) -> None:
     """Becomes a guest in the family of a handle or a name. ForeignHandle when it cannot be reached."""
 
-def stats() -> dict[str, Any]:
-    """What this process has and owns: figures, sizes in bytes, and under "by_holder" who holds its memory."""
-
-def trim(in_flight: bool = False) -> int:
-    """Gives free memory back to the system, with `in_flight` what was sent and not received, too; how many bytes."""
-
-def drop_inherited() -> int:
-    """Lets go of what this process holds because its parent did when it was forked; how many blocks."""
+def stats() -> dict[str, Any]: ...
+def trim(in_flight: bool = False) -> int: ...
+def drop_inherited() -> int: ...
 
 # --- What `_posixshmem` offers ---
 
-def shm_open(path: _Name, flags: int, mode: int = 0o777) -> int:
-    """Opens a shared memory object; the descriptor is the caller's to close."""
-
-def shm_unlink(path: _Name) -> None:
-    """Removes the name of a shared memory object."""
+def shm_open(path: _Name, flags: int, mode: int = 0o777) -> int: ...
+def shm_unlink(path: _Name) -> None: ...
 
 # --- The tracker ---
 
 @final
 class Tracker:
-    """A process's side of a tracker; `Tracker()` has one of its own, which no other process finds.
-
-    Calls that can find the tracker in a new state return None when there is nothing to tell, else (state, reason);
-    after "unconfigured", call `configure` and repeat.
-    """
-
     @staticmethod
-    def shared() -> Tracker:
-        """The tracker of this process and its family."""
-
-    def configure(self, executable: _Name, parent_pid: int | None = None) -> None:
-        """Says how to start or find a tracker. To be called once in each process, forked children included."""
-
-    def ensure_running(self) -> _News:
-        """Starts or finds a tracker unless this process is connected to one."""
-
-    def join(self) -> _News:
-        """Joins the tracker that the environment names, if it runs; never starts one."""
-
+    def shared() -> Tracker: ...
+    def configure(self, executable: _Name, parent_pid: int | None = None) -> None: ...
+    def ensure_running(self) -> _News: ...
+    def join(self) -> _News: ...
     def register(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0, with_stderr: bool = True) -> _News:
         """Asks for `name` to be unlinked when this program is gone. ValueError for an unknown type or a bad name."""
 
-    def unregister(self, rtype: str, name: _Name) -> _News:
-        """Takes back a registration that this process made; others are passed over."""
-
-    def gone(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0) -> _News:
-        """Tells that `name` was unlinked. Never starts a tracker."""
-
-    def adopt(self, number: int) -> _News:
-        """Joins over the socket that the parent handed down, which is then closed. OSError if it is no such socket."""
-
-    def check_alive(self) -> bool:
-        """Whether the connection stands and somebody is at its other end."""
-
-    def stop(self) -> int | None:
-        """Leaves the tracker; its exit status if it was this process's child and has ended."""
-
+    def unregister(self, rtype: str, name: _Name) -> _News: ...
+    def gone(self, rtype: str, name: _Name, dev: int = 0, ino: int = 0) -> _News: ...
+    def adopt(self, number: int) -> _News: ...
+    def check_alive(self) -> bool: ...
+    def stop(self) -> int | None: ...
     @property
-    def fd(self) -> int | None:
-        """The socket's number; None if there is none."""
-
+    def fd(self) -> int | None: ...
     @property
-    def pid(self) -> int | None:
-        """The tracker's pid if it is this process's child (or its forked parent's)."""
-
+    def pid(self) -> int | None: ...
     @property
-    def address(self) -> str | None:
-        """The value of `SHARED_NUMPY_TRACKER` for children; None while there is none."""
+    def address(self) -> str | None: ...
 
 tracker: Tracker
