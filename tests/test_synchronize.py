@@ -13,6 +13,38 @@ import shared_numpy as snp
 from synchronizing import MAKERS, until
 
 
+class Clears:
+    """Asked for its truth it empties the dictionary that may hold the last reference to another argument."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.other = weakref.ref(arguments["timeout"])
+
+    def __bool__(self):
+        self.arguments.clear()
+        assert self.other() is not None, "an argument is gone in the middle of the call"
+        return True
+
+
+class Seconds(float):
+    """One that can be referred to weakly."""
+
+
+def test_arguments_live_while_others_are_asked():
+    lock, queue = snp.Lock(), snp.Queue(1)
+    lock.acquire()
+    queue.put(0)
+    for call, arguments in [(lock.acquire, {}), (queue.put, {"obj": 1}), (snp.Queue().get, {})]:
+        arguments["timeout"] = Seconds(0.02)
+        arguments["block"] = Clears(arguments)
+        try:
+            assert call(**arguments) is False
+        except (snp.queue.Full, snp.queue.Empty):
+            pass
+        assert not arguments
+    queue.close()
+
+
 def test_lock():
     lock = snp.Lock()
     assert lock.acquire() is True

@@ -26,17 +26,18 @@ pub(crate) struct Signature {
     pub(crate) names: &'static [&'static CStr],
 }
 
-/// The arguments of a call.
-pub(crate) struct Given<'a, 'py> {
+/// The arguments of a call. They are kept: before 3.8 CPython may hand over the very dictionary
+/// that a caller unpacks, and code that an argument runs may take the others out of it.
+pub(crate) struct Given<'py> {
     signature: &'static Signature,
-    values: [Option<Borrowed<'a, 'py, PyAny>>; ARGUMENTS_MAX],
+    values: [Option<Bound<'py, PyAny>>; ARGUMENTS_MAX],
 }
 
-impl<'a, 'py> Given<'a, 'py> {
+impl<'py> Given<'py> {
     fn nothing(signature: &'static Signature) -> Self {
         Given {
             signature,
-            values: [None; ARGUMENTS_MAX],
+            values: [const { None }; ARGUMENTS_MAX],
         }
     }
 
@@ -83,7 +84,7 @@ impl<'a, 'py> Given<'a, 'py> {
 
     /// # Safety
     ///
-    /// - A tuple, and a dictionary or null, which live as long as this.
+    /// - A tuple, and a dictionary or null.
     pub(crate) unsafe fn from_tuple(
         py: Python<'py>,
         signature: &'static Signature,
@@ -106,7 +107,7 @@ impl<'a, 'py> Given<'a, 'py> {
         // SAFETY: a dictionary, which nobody changes meanwhile.
         while unsafe { ffi::PyDict_Next(keywords, &raw mut at, &raw mut name, &raw mut value) } != 0
         {
-            // SAFETY: the dictionary keeps it.
+            // SAFETY: the dictionary keeps it, as long as no Python code runs.
             let name = unsafe { Borrowed::from_ptr(py, name) };
             // SAFETY: as above.
             given.put(given.named(&name)?, unsafe {
@@ -118,7 +119,7 @@ impl<'a, 'py> Given<'a, 'py> {
 
     /// The argument at this place; `None` where it was not given.
     pub(crate) fn at(&self, place: usize) -> Option<&Bound<'py, PyAny>> {
-        self.values[place].as_deref()
+        self.values[place].as_ref()
     }
 
     fn named(&self, name: &Bound<'_, PyAny>) -> PyResult<usize> {
@@ -140,10 +141,10 @@ impl<'a, 'py> Given<'a, 'py> {
         })
     }
 
-    fn put(&mut self, at: usize, value: Borrowed<'a, 'py, PyAny>) -> PyResult<()> {
+    fn put(&mut self, at: usize, value: Borrowed<'_, 'py, PyAny>) -> PyResult<()> {
         let Signature { call, names } = self.signature;
         let problem = match self.values.get_mut(at) {
-            Some(place) if at < names.len() => match place.replace(value) {
+            Some(place) if at < names.len() => match place.replace(value.to_owned()) {
                 None => return Ok(()),
                 Some(_) => "was given an argument twice",
             },

@@ -33,6 +33,9 @@ pub(crate) type Object = *mut ffi::PyObject;
 pub(crate) type FastCall =
     unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t, Object) -> Object;
 
+/// A function that is given a tuple, and a dictionary or null.
+pub(crate) type TupleCall = ffi::PyCFunctionWithKeywords;
+
 /// By this flag (with `METH_KEYWORDS`) CPython knows a [`FastCall`].
 pub(crate) const METH_FASTCALL: c_int = 0x0080;
 
@@ -89,15 +92,28 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    /// One that takes what [`FastCall`] says; 3.7 and newer.
-    pub(crate) fn fast(name: &'static CStr, doc: &'static CStr, call: FastCall) -> Self {
-        // SAFETY: nobody calls it as this type: by its flags CPython knows what it is.
-        let call = unsafe { std::mem::transmute::<FastCall, ffi::PyCFunction>(call) };
+    /// One with arguments, in the form that this interpreter has.
+    pub(crate) fn called(
+        py: Python<'_>,
+        name: &'static CStr,
+        doc: &'static CStr,
+        (fast, of_36): (FastCall, TupleCall),
+    ) -> Self {
+        let (call, form) = if py.version_info() < (3, 7) {
+            let call = ffi::PyMethodDefPointer {
+                PyCFunctionWithKeywords: of_36,
+            };
+            (call, ffi::METH_VARARGS)
+        } else {
+            // SAFETY: nobody calls it as this type: by its flags CPython knows what it is.
+            let call = unsafe { std::mem::transmute::<FastCall, ffi::PyCFunction>(fast) };
+            (ffi::PyMethodDefPointer { PyCFunction: call }, METH_FASTCALL)
+        };
         Method {
             name,
             doc,
-            call: ffi::PyMethodDefPointer { PyCFunction: call },
-            flags: METH_FASTCALL | ffi::METH_KEYWORDS,
+            call,
+            flags: form | ffi::METH_KEYWORDS,
         }
     }
 

@@ -1,11 +1,10 @@
-//! `put` and `get` as methods in C, of the classes that are derived from [`PyQueue`], for 3.7
-//! and newer.
+//! `put` and `get` as methods in C, of the classes that are derived from [`PyQueue`].
 //!
 //! Guarantee: they do what the methods that PyO3 made do, which they are documented as.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -15,7 +14,7 @@ use pyo3::types::PyType;
 use super::PyQueue;
 use crate::arguments::{Given, Signature};
 use crate::gil;
-use crate::quick::{FastCall, Method, Object, guarded, none};
+use crate::quick::{FastCall, Method, Object, TupleCall, guarded, none};
 
 const PUT: Signature = Signature {
     call: "put(obj, block, timeout)",
@@ -36,25 +35,38 @@ fn patience<'a, 'py>(
     Ok((block, timeout.filter(|timeout| !timeout.is_none())))
 }
 
+fn put(py: Python<'_>, queue: &PyQueue, given: &Given<'_>) -> PyResult<Object> {
+    let obj = given
+        .at(0)
+        .ok_or_else(|| PyTypeError::new_err("put(obj, block, timeout) needs an obj"))?;
+    let (block, timeout) = patience(given.at(1), given.at(2))?;
+    queue.put(py, obj, block, timeout).map(|()| none())
+}
+
+fn get(py: Python<'_>, queue: &PyQueue, given: &Given<'_>) -> PyResult<Object> {
+    let (block, timeout) = patience(given.at(0), given.at(1))?;
+    queue.get(py, block, timeout).map(Bound::into_ptr)
+}
+
+/// What one of them does with its arguments.
+type Act = fn(Python<'_>, &PyQueue, &Given<'_>) -> PyResult<Object>;
+
 /// # Safety
 ///
-/// - Called by CPython only, with an instance, arguments as `METH_FASTCALL | METH_KEYWORDS`
-///   has them, and the GIL held. So is [`get`].
-unsafe extern "C" fn put(
+/// - Called by what CPython only calls, with an instance, arguments as
+///   `METH_FASTCALL | METH_KEYWORDS` has them, and the GIL held.
+#[inline]
+unsafe fn fast(
+    act: Act,
+    signature: &'static Signature,
     object: Object,
-    args: *const Object,
-    by_position: ffi::Py_ssize_t,
-    names: Object,
+    (args, by_position, names): (*const Object, ffi::Py_ssize_t, Object),
 ) -> Object {
     let work = |py: Python<'_>, queue: &PyQueue| {
-        let by_position = by_position as usize;
         // SAFETY: as promised.
-        let given = unsafe { Given::from_vector(py, &PUT, args, by_position, names) }?;
-        let obj = given
-            .at(0)
-            .ok_or_else(|| PyTypeError::new_err("put(obj, block, timeout) needs an obj"))?;
-        let (block, timeout) = patience(given.at(1), given.at(2))?;
-        queue.put(py, obj, block, timeout).map(|()| none())
+        let given =
+            unsafe { Given::from_vector(py, signature, args, by_position as usize, names) }?;
+        act(py, queue, &given)
     };
     // SAFETY: as promised.
     unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
@@ -62,22 +74,61 @@ unsafe extern "C" fn put(
 
 /// # Safety
 ///
-/// - As [`put`].
-unsafe extern "C" fn get(
+/// - As [`fast`], with a tuple, and a dictionary or null.
+unsafe fn from_tuple(
+    act: Act,
+    signature: &'static Signature,
+    (object, args, keywords): (Object, Object, Object),
+) -> Object {
+    let work = |py: Python<'_>, queue: &PyQueue| {
+        // SAFETY: as promised.
+        let given = unsafe { Given::from_tuple(py, signature, args, keywords) }?;
+        act(py, queue, &given)
+    };
+    // SAFETY: as promised.
+    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+}
+
+/// # Safety
+///
+/// - As [`fast`].
+unsafe extern "C" fn put_fast(
     object: Object,
     args: *const Object,
     by_position: ffi::Py_ssize_t,
     names: Object,
 ) -> Object {
-    let work = |py: Python<'_>, queue: &PyQueue| {
-        let by_position = by_position as usize;
-        // SAFETY: as promised.
-        let given = unsafe { Given::from_vector(py, &GET, args, by_position, names) }?;
-        let (block, timeout) = patience(given.at(0), given.at(1))?;
-        queue.get(py, block, timeout).map(Bound::into_ptr)
-    };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+    unsafe { fast(put, &PUT, object, (args, by_position, names)) }
+}
+
+/// # Safety
+///
+/// - As [`fast`].
+unsafe extern "C" fn get_fast(
+    object: Object,
+    args: *const Object,
+    by_position: ffi::Py_ssize_t,
+    names: Object,
+) -> Object {
+    // SAFETY: as promised.
+    unsafe { fast(get, &GET, object, (args, by_position, names)) }
+}
+
+/// # Safety
+///
+/// - As [`from_tuple`].
+unsafe extern "C" fn put_36(object: Object, args: Object, keywords: Object) -> Object {
+    // SAFETY: as promised.
+    unsafe { from_tuple(put, &PUT, (object, args, keywords)) }
+}
+
+/// # Safety
+///
+/// - As [`from_tuple`].
+unsafe extern "C" fn get_36(object: Object, args: Object, keywords: Object) -> Object {
+    // SAFETY: as promised.
+    unsafe { from_tuple(get, &GET, (object, args, keywords)) }
 }
 
 /// Gives a class derived from [`PyQueue`] its methods.
@@ -87,11 +138,11 @@ fn queue_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
     if !ty.is_subclass_of::<PyQueue>()? {
         return Err(PyTypeError::new_err("a subclass of Queue is needed"));
     }
-    if py.version_info() < (3, 7) {
-        return Ok(()); // what it has is as quick there
-    }
-    let calls: [(&CStr, &str, FastCall); 2] = [(c"put", "put", put), (c"get", "get", get)];
-    for (name, text_name, call) in calls {
+    let calls: [(_, _, (FastCall, TupleCall)); 2] = [
+        (c"put", "put", (put_fast, put_36)),
+        (c"get", "get", (get_fast, get_36)),
+    ];
+    for (name, text_name, calls) in calls {
         let method = py.get_type::<PyQueue>().getattr(text_name)?;
         let (signature, text) = (
             method.getattr("__text_signature__")?,
@@ -100,7 +151,7 @@ fn queue_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
         let doc = format!("{text_name}{signature}\n--\n\n{text}");
         let doc = CString::new(doc).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         // As long as the class, as its name and code.
-        Method::fast(name, Box::leak(doc.into_boxed_c_str()), call).give_to(ty)?;
+        Method::called(py, name, Box::leak(doc.into_boxed_c_str()), calls).give_to(ty)?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ unsafe extern "C" fn exit(object: Object, _: *const Object, _: ffi::Py_ssize_t) 
     unsafe { release(object, ptr::null_mut()) }
 }
 
-fn patience_of(given: &Given<'_, '_>) -> PyResult<Patience> {
+fn patience_of(given: &Given<'_>) -> PyResult<Patience> {
     Patience::of(given.at(0), given.at(1))
 }
 
@@ -154,24 +154,6 @@ fn exiting(is_36: bool) -> Method {
     }
 }
 
-fn acquiring(is_36: bool) -> Method {
-    let (name, doc) = (
-        c"acquire",
-        c"acquire($self, block=True, timeout=None)\n--\n\nAcquires; whether it could in time.",
-    );
-    if !is_36 {
-        return Method::fast(name, doc, acquire);
-    }
-    Method {
-        name,
-        doc,
-        call: ffi::PyMethodDefPointer {
-            PyCFunctionWithKeywords: acquire_36,
-        },
-        flags: ffi::METH_VARARGS | ffi::METH_KEYWORDS,
-    }
-}
-
 /// Gives a subclass of [`SemLock`] its methods.
 #[pyfunction]
 fn lock_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
@@ -180,7 +162,12 @@ fn lock_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
     }
     let is_36 = ty.py().version_info() < (3, 7);
     let methods = [
-        acquiring(is_36),
+        Method::called(
+            ty.py(),
+            c"acquire",
+            c"acquire($self, block=True, timeout=None)\n--\n\nAcquires; whether it could in time.",
+            (acquire, acquire_36),
+        ),
         plain(c"release", c"release($self)\n--\n\nReleases.", release),
         plain(c"__enter__", c"__enter__($self)\n--\n\nAcquires.", enter),
         exiting(is_36),

@@ -1,6 +1,6 @@
 //! What became of a helper's executable that was started.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -21,7 +21,12 @@ pub(crate) fn is_shortage(errno: Errno) -> bool {
 /// Collects a child that is ending, so that it does not stay as a zombie; gives up
 /// after a moment.
 pub(crate) fn collect(child: ProcessId) -> Option<Ended> {
-    let deadline = Instant::now() + SLICE * 5;
+    collect_within(child, SLICE * 5)
+}
+
+/// As [`collect`], after so long.
+pub(crate) fn collect_within(child: ProcessId, patience: Duration) -> Option<Ended> {
+    let deadline = Instant::now() + patience;
     loop {
         match child.reap() {
             None if Instant::now() < deadline => std::thread::sleep(SLICE / 100),

@@ -92,7 +92,11 @@ const LOOKS_MAX: u32 = 16;
 /// a watch. A power of two.
 const BEGINS_AFTER: u32 = 8;
 
-/// What must be left of a wait for that: to begin may take as long where a program starts slowly.
+/// Who came to wait at the same time as others begins so many slices later at most, by its
+/// slot: one who begins is enough.
+const BEGINS_APART: usize = 8;
+
+/// What must be left of a wait for that, which may take nearly as long where programs start slowly.
 const BEGINS_BEFORE_NS: u64 = 500_000_000;
 
 /// Of so many of the longest slices one ends with a look after the dead while a watch holds: for
@@ -198,12 +202,15 @@ impl Naps {
         let Some(watch) = wait.watch else {
             return Ok(());
         };
+        let in_vain = self.slices - self.slices.min((wait.me.slot % BEGINS_APART) as u32);
+        let is_idle = in_vain >= BEGINS_AFTER && self.left_ns(kernel) >= BEGINS_BEFORE_NS;
+        let may_begin = is_idle && self.hears_news;
         // Ever more rarely: it may be that somebody cannot be watched.
-        if !self.slices.is_power_of_two() || watch.is_watched(self.news) {
+        let is_due = if may_begin { in_vain } else { self.slices }.is_power_of_two();
+        if !is_due || watch.is_watched(self.news) {
             return Ok(());
         }
-        let is_idle = self.slices >= BEGINS_AFTER && self.left_ns(kernel) >= BEGINS_BEFORE_NS;
-        if !is_idle || !self.hears_news {
+        if !may_begin {
             watch.remind();
             return Ok(());
         }

@@ -13,7 +13,8 @@ use super::client::{Connection, Launched, failed, wait};
 use super::knock::{Knock, await_ready, knock};
 use super::protocol::{self, Hello, Message, Status};
 use crate::error::{Error, Result};
-use crate::helper::start::{KILL, collect, is_shortage, words};
+use crate::helper::start::{KILL, collect, collect_within, is_shortage, words};
+use crate::helper::wait::SLICE;
 use crate::pool::family::Family;
 use crate::sys::feature;
 use crate::sys::fork::{self, ForkGuarded};
@@ -112,8 +113,12 @@ fn start(
         Err(error) => return cannot_start(&error),
     };
     let answer = await_ready(&socket, &mut wait(), keep_going);
-    // It ended as soon as it had forked; or it ends because of what happened.
-    let ended = collect(child);
+    // It ended as soon as it had forked; or it ends because of what happened. Who was
+    // interrupted does not wait for that.
+    let ended = match answer {
+        Ok(_) => collect(child),
+        Err(_) => collect_within(child, SLICE / 2),
+    };
     if ended.is_none() {
         LEFT_OVER.lock().push(child);
     }

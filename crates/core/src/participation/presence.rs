@@ -21,8 +21,8 @@ use crate::sys::clock;
 /// How far attempts to begin a watch are apart, of all who wait in a process.
 const BEGIN_EVERY_S: u64 = 30;
 
-/// How long one may take. Who waits looks after nobody meanwhile.
-const BEGIN_WITHIN: Duration = Duration::from_millis(200);
+/// After how long one is given up. Who waits looks after nobody meanwhile.
+const BEGIN_WITHIN: Duration = Duration::from_millis(300);
 
 /// Of a family without a header, which none is.
 static NO_NEWS: AtomicU64 = AtomicU64::new(0);
@@ -143,9 +143,9 @@ impl Watch for Presence {
         }
         let now_s = clock::monotonic_s();
         let was_lately = |at_s| now_s < at_s + BEGIN_EVERY_S;
-        if member.no_tracker.is_some()
+        if self.family.sees_nobody_but(me)?
+            || member.no_tracker.is_some()
             || member.begun_at_s.is_some_and(was_lately)
-            || self.family.sees_nobody_but(me)?
         {
             return Ok(());
         }
@@ -155,13 +155,8 @@ impl Watch for Presence {
         let made = tracker::connection(place, true, &mut || {
             keep_going() && began.elapsed() < BEGIN_WITHIN
         });
-        let mut registry = lock();
-        let member = &mut registry.families[place];
-        if let Ok(Some(_)) = made {
-            member.begun_at_s = None;
-        }
         // What went wrong may be a shortage of this moment: who sends finds out for itself.
-        member.no_tracker = None;
+        lock().families[place].no_tracker = None;
         made.map(|_| ())
     }
 }

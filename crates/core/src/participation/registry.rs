@@ -140,7 +140,7 @@ pub(super) struct Membership {
     pub(super) no_tracker: Option<String>,
     /// Why there was none that we could use at the last look.
     pub(super) not_now: Option<&'static str>,
-    /// In which second somebody who waits began a watch in vain.
+    /// In which second somebody who waits last began a watch.
     pub(super) begun_at_s: Option<u64>,
     /// While a fork is under way: the child's slot.
     pub(super) child: Option<Participant>,

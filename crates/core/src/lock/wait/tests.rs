@@ -93,7 +93,7 @@ fn naps(
 ) {
     let mut wait = Wait {
         me: Participant {
-            slot: 1,
+            slot: 8,
             generation: 1,
         },
         watch: family.map(|it| it as &dyn Watch),
@@ -160,7 +160,7 @@ fn who_waits_for_a_moment_begins_no_watch() {
     for (left_ns, begun) in [(BEGINS_BEFORE_NS - 1, 0), (BEGINS_BEFORE_NS, 1)] {
         let mut wait = Wait {
             me: Participant {
-                slot: 1,
+                slot: 8,
                 generation: 1,
             },
             watch: Some(&family),
@@ -178,6 +178,37 @@ fn who_waits_for_a_moment_begins_no_watch() {
 }
 
 #[test]
+fn of_several_who_came_together_one_begins_first() {
+    let asked_ns = Cell::new(0);
+    let script = Script {
+        ends: Slept::Elapsed,
+        can_watch: true,
+        asked_ns: &asked_ns,
+    };
+    for slot in [0, 1, 7, 8, 9] {
+        let family = family(6);
+        let mut wait = Wait {
+            me: Participant {
+                slot,
+                generation: 1,
+            },
+            watch: Some(&family),
+            timeout_ns: None,
+            is_gone: &mut |_| false,
+            keep_going: &mut || true,
+        };
+        let mut naps = Naps::of(&wait, script);
+        let mut slices = 0;
+        while family.begun.get() == 0 {
+            let nap = naps.nap(&mut wait, script, &AtomicU64::new(0), 0);
+            assert_eq!(nap, Ok(Nap::Slice));
+            slices += 1;
+        }
+        assert_eq!(slices as usize, 8 + slot % 8);
+    }
+}
+
+#[test]
 fn a_watch_that_takes_long_to_begin_keeps_nobody() {
     let (family, asked_ns) = (family(6), Cell::new(0));
     let script = Script {
@@ -190,7 +221,7 @@ fn a_watch_that_takes_long_to_begin_keeps_nobody() {
         let mut asked = 0;
         let mut wait = Wait {
             me: Participant {
-                slot: 1,
+                slot: 8,
                 generation: 1,
             },
             watch: Some(&family),
