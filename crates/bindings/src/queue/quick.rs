@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 
+use pyo3::Borrowed;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -55,7 +56,6 @@ type Act = fn(Python<'_>, &PyQueue, &Given<'_>) -> PyResult<Object>;
 ///
 /// - Called by what CPython only calls, with an instance, arguments as
 ///   `METH_FASTCALL | METH_KEYWORDS` has them, and the GIL held.
-#[inline]
 unsafe fn fast(
     act: Act,
     signature: &'static Signature,
@@ -98,8 +98,20 @@ unsafe extern "C" fn put_fast(
     by_position: ffi::Py_ssize_t,
     names: Object,
 ) -> Object {
+    if by_position != 1 || !names.is_null() {
+        // SAFETY: as promised.
+        return unsafe { fast(put, &PUT, object, (args, by_position, names)) };
+    }
+    // The usual call.
+    // SAFETY: there is one argument.
+    let obj = unsafe { *args };
+    let work = |py: Python<'_>, queue: &PyQueue| {
+        // SAFETY: alive until the call is done.
+        let obj = unsafe { Borrowed::from_ptr(py, obj) };
+        queue.put(py, &obj, true, None).map(|()| none())
+    };
     // SAFETY: as promised.
-    unsafe { fast(put, &PUT, object, (args, by_position, names)) }
+    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
 }
 
 /// # Safety
@@ -111,8 +123,14 @@ unsafe extern "C" fn get_fast(
     by_position: ffi::Py_ssize_t,
     names: Object,
 ) -> Object {
+    if by_position != 0 || !names.is_null() {
+        // SAFETY: as promised.
+        return unsafe { fast(get, &GET, object, (args, by_position, names)) };
+    }
+    // The usual call.
+    let work = |py: Python<'_>, queue: &PyQueue| queue.get(py, true, None).map(Bound::into_ptr);
     // SAFETY: as promised.
-    unsafe { fast(get, &GET, object, (args, by_position, names)) }
+    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
 }
 
 /// # Safety
