@@ -49,6 +49,21 @@ fn get(py: Python<'_>, queue: &PyQueue, given: &Given<'_>) -> PyResult<Object> {
     queue.get(py, block, timeout).map(Bound::into_ptr)
 }
 
+/// Runs `work` with the queue of `object`, where it may drop what is Python's; null with an
+/// exception set when it fails.
+///
+/// # Safety
+///
+/// - As [`guarded`], of [`PyQueue`].
+#[inline]
+unsafe fn with_queue(
+    object: Object,
+    work: impl FnOnce(Python<'_>, &PyQueue) -> PyResult<Object>,
+) -> Object {
+    // SAFETY: as promised.
+    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+}
+
 /// What one of them does with its arguments.
 type Act = fn(Python<'_>, &PyQueue, &Given<'_>) -> PyResult<Object>;
 
@@ -69,7 +84,7 @@ unsafe fn fast(
         act(py, queue, &given)
     };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+    unsafe { with_queue(object, work) }
 }
 
 /// # Safety
@@ -86,7 +101,7 @@ unsafe fn from_tuple(
         act(py, queue, &given)
     };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+    unsafe { with_queue(object, work) }
 }
 
 /// # Safety
@@ -111,7 +126,7 @@ unsafe extern "C" fn put_fast(
         queue.put(py, &obj, true, None).map(|()| none())
     };
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+    unsafe { with_queue(object, work) }
 }
 
 /// # Safety
@@ -130,7 +145,7 @@ unsafe extern "C" fn get_fast(
     // The usual call.
     let work = |py: Python<'_>, queue: &PyQueue| queue.get(py, true, None).map(Bound::into_ptr);
     // SAFETY: as promised.
-    unsafe { guarded(object, |py, queue| gil::counted(py, |py| work(py, queue))) }
+    unsafe { with_queue(object, work) }
 }
 
 /// # Safety

@@ -29,7 +29,7 @@ const ACQUIRE: Signature = Signature {
 ///
 /// # Safety
 ///
-/// - As [`quick::guarded`], of [`SemLock`]. `work` drops nothing of Python's.
+/// - As [`quick::guarded`], of [`SemLock`]. `work` drops no error and no `Py<T>`.
 #[inline]
 unsafe fn guarded(
     object: Object,

@@ -143,7 +143,7 @@ impl Watch for Presence {
         }
         let now_s = clock::monotonic_s();
         let was_lately = |at_s| now_s < at_s + BEGIN_EVERY_S;
-        if self.family.sees_nobody_but(me)?
+        if self.family.note_if_alone(me)?
             || member.no_tracker.is_some()
             || member.begun_at_s.is_some_and(was_lately)
         {

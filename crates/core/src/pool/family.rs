@@ -316,13 +316,13 @@ impl Family {
         Ok(())
     }
 
-    /// Whether `me` is the only one there: then nobody else can die, as long as nobody comes, and
-    /// that is as good as a watch, which it is noted as.
+    /// Notes that everybody is watched if `me` is the only one there, and whether it is: nobody
+    /// else can die then, as long as nobody comes.
     ///
     /// # Errors
     ///
     /// None in a mapping of a family.
-    pub fn sees_nobody_but(&self, me: Participant) -> Result<bool> {
+    pub fn note_if_alone(&self, me: Participant) -> Result<bool> {
         // Before the look: whoever comes to live after it changes it.
         let news = self.news()?.load(Ordering::Acquire);
         for index in (0..SLOTS).filter(|&index| index != me.slot) {

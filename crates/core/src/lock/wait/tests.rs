@@ -12,6 +12,16 @@ struct Script<'a> {
     asked_ns: &'a Cell<u64>,
 }
 
+impl<'a> Script<'a> {
+    fn new(ends: Slept, can_watch: bool, asked_ns: &'a Cell<u64>) -> Self {
+        Script {
+            ends,
+            can_watch,
+            asked_ns,
+        }
+    }
+}
+
 impl Kernel for Script<'_> {
     fn sleep(self, _: &AtomicU64, _: u64, at_most_ns: u64) -> Slept {
         self.asked_ns.set(at_most_ns);
@@ -115,11 +125,7 @@ fn slices_become_longer_where_everybody_is_watched() {
         (true, None, [SLICE_NS; 2]),
         (false, Some(&watched), [SLICE_NS; 2]),
     ] {
-        let script = Script {
-            ends: Slept::Elapsed,
-            can_watch,
-            asked_ns: &asked_ns,
-        };
+        let script = Script::new(Slept::Elapsed, can_watch, &asked_ns);
         naps(script, family, |nap| {
             let mut asked = || {
                 assert_eq!(nap(), Ok(Nap::Slice));
@@ -137,11 +143,7 @@ fn slices_become_longer_where_everybody_is_watched() {
 #[test]
 fn where_news_are_not_heard_no_watch_is_begun() {
     let (family, asked_ns) = (family(6), Cell::new(0));
-    let script = Script {
-        ends: Slept::Elapsed,
-        can_watch: false,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Elapsed, false, &asked_ns);
     naps(script, Some(&family), |nap| {
         (0..2 * BEGINS_AFTER).for_each(|_| assert_eq!(nap(), Ok(Nap::Slice)));
     });
@@ -151,11 +153,7 @@ fn where_news_are_not_heard_no_watch_is_begun() {
 #[test]
 fn who_waits_for_a_moment_begins_no_watch() {
     let (family, asked_ns) = (family(6), Cell::new(0));
-    let script = Script {
-        ends: Slept::Elapsed,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Elapsed, true, &asked_ns);
     // The clock of this system stands still, so that as much is left always.
     for (left_ns, begun) in [(BEGINS_BEFORE_NS - 1, 0), (BEGINS_BEFORE_NS, 1)] {
         let mut wait = Wait {
@@ -180,11 +178,7 @@ fn who_waits_for_a_moment_begins_no_watch() {
 #[test]
 fn of_several_who_came_together_one_begins_first() {
     let asked_ns = Cell::new(0);
-    let script = Script {
-        ends: Slept::Elapsed,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Elapsed, true, &asked_ns);
     for slot in [0, 1, 7, 8, 9] {
         let family = family(6);
         let mut wait = Wait {
@@ -211,11 +205,7 @@ fn of_several_who_came_together_one_begins_first() {
 #[test]
 fn a_watch_that_takes_long_to_begin_keeps_nobody() {
     let (family, asked_ns) = (family(6), Cell::new(0));
-    let script = Script {
-        ends: Slept::Elapsed,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Elapsed, true, &asked_ns);
     let (word, refused_after) = (AtomicU64::new(0), Cell::new(u32::MAX));
     let run = |seen| {
         let mut asked = 0;
@@ -248,11 +238,7 @@ fn a_watch_that_takes_long_to_begin_keeps_nobody() {
 #[test]
 fn while_a_watch_holds_few_long_slices_end_with_a_look_after_the_dead() {
     let (family, asked_ns) = (family(7), Cell::new(0));
-    let mut script = Script {
-        ends: Slept::Elapsed,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let mut script = Script::new(Slept::Elapsed, true, &asked_ns);
     family.holds.set(true);
     let looks = |nap: &mut dyn FnMut() -> Result<Nap, Stop>| {
         (0..4 * RESTS).filter(|_| nap() == Ok(Nap::Slice)).count()
@@ -280,11 +266,7 @@ fn while_a_watch_holds_few_long_slices_end_with_a_look_after_the_dead() {
 #[test]
 fn after_news_slices_are_short_until_everybody_is_watched_again() {
     let (family, asked_ns) = (family(7), Cell::new(0));
-    let script = Script {
-        ends: Slept::Elapsed,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Elapsed, true, &asked_ns);
     naps(script, Some(&family), |nap| {
         let mut asked = || {
             assert_eq!(nap(), Ok(Nap::Slice));
@@ -302,11 +284,7 @@ fn after_news_slices_are_short_until_everybody_is_watched_again() {
 #[test]
 fn only_time_that_passed_makes_slices_longer() {
     let (family, asked_ns) = (family(7), Cell::new(0));
-    let script = Script {
-        ends: Slept::Signalled,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Signalled, true, &asked_ns);
     naps(script, Some(&family), |nap| {
         for _ in 0..9 {
             assert_eq!((nap(), asked_ns.get()), (Ok(Nap::Slice), SLICE_NS));
@@ -317,11 +295,7 @@ fn only_time_that_passed_makes_slices_longer() {
 #[test]
 fn news_are_looked_after_once_however_the_sleep_ended() {
     let (family, asked_ns) = (family(7), Cell::new(0));
-    let script = Script {
-        ends: Slept::Woken,
-        can_watch: true,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Woken, true, &asked_ns);
     naps(script, Some(&family), |nap| {
         assert_eq!(nap(), Ok(Nap::Look));
         family.news.store(8, Ordering::Relaxed);
@@ -333,11 +307,7 @@ fn news_are_looked_after_once_however_the_sleep_ended() {
 #[test]
 fn seldom_is_at_first_and_then_after_a_while() {
     let asked_ns = Cell::new(0);
-    let script = Script {
-        ends: Slept::Woken,
-        can_watch: false,
-        asked_ns: &asked_ns,
-    };
+    let script = Script::new(Slept::Woken, false, &asked_ns);
     let mut seldom = Seldom::default();
     assert!(seldom.is_due(script));
     assert!(!seldom.is_due(script));
