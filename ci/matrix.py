@@ -21,7 +21,6 @@ import collections
 import glob
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import xml.etree.ElementTree
 import interpreters
 import jobs
 import leftovers
+from outcome import Tally, ended_badly, last_lines, of_cargo
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENVS = os.path.join(ROOT, ".venvs")
@@ -47,29 +47,8 @@ ARRAY_TESTS = ["arrays"]
 # What is tested besides without a tracker, which most of it can do without.
 SHARING_TESTS = ["queues", "test_latest*.py", "test_synchronize*.py"]
 RUST_FEATURES = "memfd,pidfd,abstract,waitv"
-FAILURE_LINES = 30
 EXPECTED_IN_CI = ("cp36", "cp37")
 WHERE = "import sys, shared_numpy; sys.exit(not shared_numpy.__file__.startswith(sys.prefix))"
-
-
-class Tally:
-    """Counts, and the reasons of what was skipped (``{reason: how often}``)."""
-
-    def __init__(self, passed=0, failed=0, skipped=0):
-        self.passed, self.failed, self.skipped = passed, failed, skipped
-        self.reasons = collections.Counter()
-        self.failures = []  # one line each, and under it what its log says last
-
-    def text(self):
-        """``12 passed, 1 failed``, without zeros except that of passed."""
-        parts = ["{} passed".format(self.passed)]
-        parts += ["{} {}".format(n, word) for n, word in ((self.failed, "failed"), (self.skipped, "skipped")) if n]
-        return ", ".join(parts)
-
-    def broke(self, why):
-        """Count a part that gave no usable report."""
-        self.failed += 1
-        self.failures.append(why)
 
 
 def clean_environment():
@@ -91,15 +70,6 @@ def own_shm():
     return wrapper if done.returncode == 0 else None
 
 
-def ended_badly(job):
-    """Why the job's end is a failure by itself, or ""."""
-    if job.timed_out:
-        return "{} was stopped after {} s, see {}".format(job.name, job.limit, os.path.relpath(job.log, ROOT))
-    if job.status < 0:
-        return "{} was killed by signal {}, see {}".format(job.name, -job.status, os.path.relpath(job.log, ROOT))
-    return ""
-
-
 # The wheel, and the Rust tests.
 
 def wheel_job():
@@ -119,36 +89,18 @@ def wheel_tally(job):
 
 def rust_job():
     """All crates but the extension module, which can only be tested from Python."""
-    command = ["cargo", "test", "-q", "--locked", "--workspace", "--exclude", "shared-numpy-python",
+    command = ["cargo", "test", "-q", "--no-fail-fast", "--locked", "--workspace", "--exclude", "shared-numpy-python",
                "--features", "shared-numpy-core/fault"]
     return jobs.Job("rust", command, ROOT, dict(os.environ, PYO3_NO_PYTHON="1"), os.path.join(LOGS, "rust.log"), RUST_LIMIT_S)
 
 
 def rust_fallback_job():
     """The Rust tests of pools and their trackers on a system that is older than ours."""
-    command = ["cargo", "test", "-q", "--locked", "-p", "shared-numpy-core", "-p", "shared-numpy-tracker",
+    command = ["cargo", "test", "-q", "--no-fail-fast", "--locked", "-p", "shared-numpy-core", "-p", "shared-numpy-tracker",
                "--features", "shared-numpy-core/fault", "--test", "pool", "--test", "participation", "--test", "members"]
     env = dict(os.environ, PYO3_NO_PYTHON="1", SHARED_NUMPY_DISABLE=RUST_FEATURES)
     name = "rust without " + RUST_FEATURES
     return jobs.Job(name, command, ROOT, env, os.path.join(LOGS, "rust-fallback.log"), RUST_LIMIT_S)
-
-
-def rust_tally(job):
-    """Sum of cargo's "test result" lines; ignored ones have their reasons in the log."""
-    tally = Tally()
-    with open(job.log, errors="replace") as log:
-        text = log.read()
-    for passed, failed, ignored in re.findall(r"^test result: .*?(\d+) passed; (\d+) failed; (\d+) ignored", text, re.M):
-        tally.passed += int(passed)
-        tally.failed += int(failed)
-        tally.skipped += int(ignored)
-    tally.failures += ["rust: " + name for name in sorted(set(re.findall(r"^    (\S+)$", text, re.M)))] if tally.failed else []
-    # `cargo test -q` shows an ignored test as an `i`: say at least how many.
-    if tally.skipped:
-        tally.reasons["marked #[ignore] in the Rust sources"] += tally.skipped
-    if ended_badly(job) or (job.status != 0 and not tally.failed):
-        tally.broke(ended_badly(job) or "rust: cargo test ended with status {}:\n{}".format(job.status, job.tail()))
-    return tally
 
 
 # Our own suite.
@@ -209,7 +161,8 @@ def suite_tally(job, interpreter, without=""):
         skip = case.find("skipped")
         if bad:
             verdicts[key] = "failed"
-            tally.failures.append("{}: {}{}".format(job.name, key, "".join(map(_tail, bad))))
+            said = "".join(last_lines(each.text or each.get("message") or "") for each in bad)
+            tally.failures.append("{}: {}{}".format(job.name, key, said))
         elif verdicts.get(key) != "failed":
             verdicts[key] = "passed" if skip is None else "skipped"
             if skip is not None:
@@ -222,12 +175,6 @@ def suite_tally(job, interpreter, without=""):
     elif ended_badly(job) or (job.status != 0 and not counts["failed"]):
         tally.broke(ended_badly(job) or "{}: pytest ended with status {}:\n{}".format(job.name, job.status, job.tail()))
     return tally
-
-
-def _tail(failure):
-    """The end of what pytest says of a failure, for people who have this output and no logs."""
-    lines = (failure.text or failure.get("message") or "").rstrip().splitlines()
-    return "".join("\n" + line for line in lines[-FAILURE_LINES:])
 
 
 # CPython's own tests.
@@ -373,9 +320,9 @@ def main():
         if kind == "wheel":
             tally = results["wheel"] = wheel_tally(job)
         elif kind == "rust":
-            tally = results["rust"] = rust_tally(job)
+            tally = results["rust"] = of_cargo(job)
         elif kind == "rust fallback":
-            tally = results["fallbacks"][job.name] = rust_tally(job)
+            tally = results["fallbacks"][job.name] = of_cargo(job)
         elif kind == "fallback":
             tally = results["fallbacks"][job.name] = suite_tally(job, *interpreter)
         elif kind == "suite":
