@@ -3,22 +3,27 @@
 use std::os::unix::net::UnixDatagram;
 
 use shared_numpy_core::participation::{Handle, Hold};
+use shared_numpy_core::pool::tokens::in_flight_limit_s;
+use shared_numpy_core::sys::clock;
 
 /// A handle, and what its block is filled with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Letter {
     pub(crate) handle: Handle,
     pub(crate) seed: u64,
+    /// When, on the clock of tokens.
+    pub(crate) sent_s: u64,
 }
 
-const BYTES: usize = Handle::BYTES + 8;
+const BYTES: usize = Handle::BYTES + 16;
 
 impl Letter {
     /// `false` when the inbox is full.
     pub(crate) fn post(&self, to: &UnixDatagram) -> bool {
         let mut bytes = [0; BYTES];
         bytes[..Handle::BYTES].copy_from_slice(&self.handle.to_bytes());
-        bytes[Handle::BYTES..].copy_from_slice(&self.seed.to_le_bytes());
+        bytes[Handle::BYTES..Handle::BYTES + 8].copy_from_slice(&self.seed.to_le_bytes());
+        bytes[Handle::BYTES + 8..].copy_from_slice(&self.sent_s.to_le_bytes());
         match to.send(&bytes) {
             Ok(len) => len == BYTES,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
@@ -33,11 +38,19 @@ impl Letter {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
             Err(error) => panic!("{error}"),
         }
-        let (handle, seed) = bytes.split_at(Handle::BYTES);
+        let (handle, rest) = bytes.split_at(Handle::BYTES);
+        let (seed, sent_s) = rest.split_at(8);
         Some(Letter {
             handle: Handle::from_bytes(handle).unwrap(),
             seed: u64::from_le_bytes(seed.try_into().unwrap()),
+            sent_s: u64::from_le_bytes(sent_s.try_into().unwrap()),
         })
+    }
+
+    /// Whether it has lain so long that what a dead sender held may be given back: on a busy
+    /// machine some do.
+    pub(crate) fn is_overdue(&self) -> bool {
+        clock::monotonic_s().saturating_sub(self.sent_s) >= in_flight_limit_s()
     }
 }
 

@@ -43,7 +43,11 @@ fn child_of_a_test() {
 fn soak(role: &str, kills: u64) {
     let marked = Marked::new();
     let limit = Duration::from_secs(setting("SHARED_NUMPY_SOAK_S", 30));
-    let in_flight_s = if kills > 1000 { 20 } else { 6 };
+    let in_flight_s = match kills {
+        0 => 600,
+        1..=1000 => 6,
+        _ => 20,
+    };
     let mut root = Command::new(std::env::current_exe().unwrap())
         .args([
             "child_of_a_test",
@@ -53,7 +57,7 @@ fn soak(role: &str, kills: u64) {
         ])
         .env(ROLE, role)
         .env("SHARED_NUMPY_SOAK_KILLS", kills.to_string())
-        // What the dead had on its way holds their memory for so long; no letter lies in
+        // What the dead had on its way holds their memory for so long; few letters lie in
         // an inbox as long as that.
         .env("SHARED_NUMPY_INFLIGHT_S", in_flight_s.to_string())
         .env(outside::MARK, marked.value())

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use shared_numpy_core::error::Error;
 use shared_numpy_core::participation::{self, Hold};
+use shared_numpy_core::sys::clock;
 
 use crate::board::{Board, CHILDREN, CLAIMED, Doing, WORKERS};
 use crate::letter::{Letter, Random, fill, verify};
@@ -23,7 +24,7 @@ pub(crate) struct Process<'a> {
     pub(crate) inboxes: &'a [UnixDatagram],
     pub(crate) kept: Vec<(Hold, u64)>,
     pub(crate) random: Random,
-    /// The tracker lives, or nobody is killed: nothing may be stale.
+    /// The tracker lives, or nobody is killed: nothing may be stale but overdue letters.
     pub(crate) is_exact: bool,
 }
 
@@ -97,6 +98,7 @@ impl Process<'_> {
             if hold.is_dropped() {
                 return; // as inherited: nothing is left to send
             }
+            let sent_s = clock::monotonic_s();
             let (handle, sent) = match hold.send(&mut || true) {
                 Ok(sent) => sent,
                 Err(error) => return me.note_unreachable(&error),
@@ -104,6 +106,7 @@ impl Process<'_> {
             let letter = Letter {
                 handle,
                 seed: *seed,
+                sent_s,
             };
             if letter.post(&posts[to]) {
                 me.board.sent.fetch_add(1, Ordering::Relaxed);
@@ -145,7 +148,7 @@ impl Process<'_> {
                 self.kept.push((hold, letter.seed));
                 self.board.received.fetch_add(1, Ordering::Relaxed);
             }
-            Err(Error::Stale) if !self.is_exact => {
+            Err(Error::Stale) if !self.is_exact || letter.is_overdue() => {
                 self.board.stale.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => self.note_unreachable(&error),
