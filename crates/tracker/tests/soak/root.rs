@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use shared_numpy_core::inspect;
 use shared_numpy_core::layout::SLOTS;
 use shared_numpy_core::participation::{self, Hold, Options};
-use shared_numpy_core::pool::family::{FREE, Family, LIVE};
+use shared_numpy_core::pool::family::{FREE, Family, LIVE, RESERVED};
 use shared_numpy_core::pool::segment::PoolSegment;
 use shared_numpy_core::sys::fd;
 
@@ -275,7 +275,7 @@ impl Root<'_> {
         loop {
             participation::trim(true).unwrap();
             let stats = participation::stats().unwrap();
-            let slots = slots_in_use(&family);
+            let slots = slots_in_use(&family, role != "alone");
             let slots_left = 1 + usize::from(tracker().is_some());
             if stats.in_use_bytes == canary_bytes
                 && stats.in_flight == 0
@@ -328,11 +328,14 @@ fn family_of(hold: &Hold) -> Family {
     Family::attach(fd::of_process(std::process::id(), number).unwrap()).unwrap()
 }
 
-/// The slots that are not free: index, state.
-fn slots_in_use(family: &Family) -> Vec<(usize, u64)> {
+/// The slots that are not free: index, state. Those of who was killed while it joined count
+/// only where a tracker is there to give them back (docs/crash_safety.md).
+fn slots_in_use(family: &Family, count_joiners: bool) -> Vec<(usize, u64)> {
     (0..SLOTS)
-        .map(|slot| (slot, family.slot(slot).unwrap().state))
-        .filter(|&(_, state)| state != FREE)
+        .map(|index| (index, family.slot(index).unwrap()))
+        .filter(|(_, slot)| slot.state != FREE)
+        .filter(|&(index, slot)| count_joiners || (slot.state, slot.by) != (RESERVED, index))
+        .map(|(index, slot)| (index, slot.state))
         .inspect(|&(_, state)| assert!(state <= LIVE + 2))
         .collect()
 }
