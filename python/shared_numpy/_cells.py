@@ -5,6 +5,7 @@ What this module guarantees: they, and objects of classes derived from theirs, a
 ``pickle`` refuses. A derived class that has a ``__reduce__`` of its own is sent as that says.
 """
 
+import sys
 from multiprocessing import context
 
 from . import _core
@@ -14,6 +15,14 @@ from . import reduction
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401
+
+if sys.version_info >= (3, 9):
+    from types import GenericAlias
+
+    # `__class_getitem__` of classes that annotations say the contents of.
+    generic = classmethod(GenericAlias)
+else:
+    generic = classmethod(lambda cls, item: cls)
 
 
 class Shared:

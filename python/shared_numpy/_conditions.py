@@ -88,7 +88,7 @@ class Condition(Shared):
             The calling thread has not acquired the lock.
         AbandonedLock
             Its lock was made with ``on_abandoned="raise"``, and was abandoned meanwhile. It
-            is acquired all the same.
+            is acquired all the same, and its release refuses others as before.
         """
         if not self._lock._is_mine():
             raise AssertionError("must acquire() condition before using wait()")

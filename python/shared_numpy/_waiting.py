@@ -4,7 +4,7 @@ What is guaranteed:
 
 - One socket for each event loop, whatever the number of queues. Who waits asks a queue to
   ring it, looks again, and then awaits; who is rung and did not take what was there wakes
-  the next one.
+  the next one, also when nobody of its loop waits any more.
 - A ring that does not arrive (another network namespace, a full table) costs a slice of
   `SLICE_S`, no more.
 - A wait that nobody is left to end raises `PeerDied`, as a blocking one does.
@@ -37,6 +37,8 @@ class _Bell:
         self.bell = _core.Bell()
         self.pid = os.getpid()
         self._waiters = set()
+        # Queues that were asked to ring: they may do so when nobody waits any more.
+        self._asked = weakref.WeakSet()
         loop.add_reader(self.bell.fileno(), self._rung)
 
     def _rung(self):
@@ -44,6 +46,14 @@ class _Bell:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        if not self._waiters:
+            for queue in self._asked:
+                _pass_on(queue)
+
+    def ask(self, queue, ring_for):
+        """Asks `queue` to ring; whether there is nothing yet, so that it will."""
+        self._asked.add(queue)
+        return ring_for(queue, self.bell)
 
     async def wait(self, loop, timeout):
         """Until the bell rings, or for `timeout` seconds."""
@@ -82,7 +92,7 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
         while True:
             must_wait = False
             try:
-                must_wait = ring_for(queue, bell.bell)
+                must_wait = bell.ask(queue, ring_for)
             except RuntimeError:
                 await bell.wait(loop, SLICE_S / 2)  # too many bells: a try now and then
             # Not in vain: an attempt may pickle a large object.
@@ -107,10 +117,14 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
                 await asyncio.sleep(0)
     finally:
         # A ring that was for us may have been meant for all who wait.
-        try:
-            _core.queue_pass_on_ring(queue)
-        except ValueError:
-            pass  # closed meanwhile: others were told by that
+        _pass_on(queue)
+
+
+def _pass_on(queue):
+    try:
+        _core.queue_pass_on_ring(queue)
+    except ValueError:
+        pass  # closed meanwhile: others were told by that
 
 
 def _last_attempt(attempt, refusal):

@@ -17,7 +17,7 @@ import numpy as np
 from . import _core
 from . import arrays
 from . import reduction
-from ._cells import Shared
+from ._cells import Shared, generic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Latest(Shared):
 
     The four newest frames are kept, besides those that somebody has.
     """
+
+    __class_getitem__ = generic
 
     def __init__(self, shape, dtype=float):
         shape, dtype = arrays._whole(shape, dtype)

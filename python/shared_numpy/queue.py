@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 from . import _core
 from . import reduction
-from ._cells import Shared
+from ._cells import Shared, generic
 
 __all__ = ["Queue", "JoinableQueue", "SimpleQueue", "Empty", "Full", "PeerDied"]
 
@@ -39,6 +39,8 @@ def _has_methods(cls):
 
 class _Queue(_core.Queue, Shared):
     """What all queues have in common: how they travel and what they are called."""
+
+    __class_getitem__ = generic
 
     def _details(self):
         return None

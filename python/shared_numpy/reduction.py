@@ -53,7 +53,10 @@ def dumps_for_queue(obj):
         What pickling raises.
     """
     # One that another thread, or a put inside this one, uses is not there.
-    pickler = _free.pop() if _free else _QueuePickler(io.BytesIO())
+    try:
+        pickler = _free.pop()
+    except IndexError:
+        pickler = _QueuePickler(io.BytesIO())
     pickler.dump(obj)  # one that failed is not used again
     data = pickler.take()
     _free.append(pickler)

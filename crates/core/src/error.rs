@@ -186,6 +186,15 @@ impl Error {
         }
     }
 
+    /// Whether this process, or the system, lacks descriptors or memory: what failed may
+    /// succeed later.
+    pub fn is_shortage(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+        )
+    }
+
     /// The errno a C programmer would expect for this error, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
 use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation;
@@ -141,14 +141,30 @@ fn waiting_and<T>(
     look: &dyn Fn(Python<'_>) -> PyResult<()>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
-    match waiting::waiting(py, timeout_ns, &|| !queue.is_closed(), look, work)? {
-        Ok(done) => Ok(Some(done)),
-        Err(Stop::TimedOut) => Ok(None),
-        Err(Stop::Failed(error)) => Err(failure(error)),
-        Err(Stop::Interrupted | Stop::Broken) => {
-            Err(PyRuntimeError::new_err("interrupted by nobody"))
-        }
+    let end_ns = timeout_ns.and_then(|timeout_ns| futex::now_ns().checked_add(timeout_ns));
+    let mut left_ns = timeout_ns;
+    loop {
+        return match waiting::waiting(py, left_ns, &|| !queue.is_closed(), look, work)? {
+            Ok(done) => Ok(Some(done)),
+            Err(Stop::TimedOut) => Ok(None),
+            Err(Stop::Failed(Error::PeerDied)) if has_other_threads(py)? => {
+                left_ns = end_ns.map(|end_ns| end_ns.saturating_sub(futex::now_ns()));
+                continue;
+            }
+            Err(Stop::Failed(error)) => Err(failure(error)),
+            Err(Stop::Interrupted | Stop::Broken) => {
+                Err(PyRuntimeError::new_err("interrupted by nobody"))
+            }
+        };
     }
+}
+
+/// Whether others than the calling thread could end its wait, or start a process that does.
+#[cold]
+fn has_other_threads(py: Python<'_>) -> PyResult<bool> {
+    let threading = gil::import(&PyString::new(py, "threading"))?;
+    let count = gil::call(&threading.getattr("active_count")?, &PyTuple::empty(py))?;
+    Ok(count.extract::<usize>()? > 1)
 }
 
 /// A message whose buffers are used again.
@@ -180,6 +196,40 @@ impl PyQueue {
         self.opened
             .set(opened)
             .map_err(|_| PyRuntimeError::new_err("the queue's __init__ was called twice"))
+    }
+
+    /// As [`quick`] documents it.
+    fn put(
+        &self,
+        py: Python<'_>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let opened = self.opened()?;
+        let timeout_ns = patience(block, timeout)?;
+        match items::put_all(py, opened, std::slice::from_ref(obj), timeout_ns)? {
+            0 => Err(opened.tools.get().full(py)),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`quick`] documents it.
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        block: bool,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let opened = self.opened()?;
+        let timeout_ns = patience(block, timeout)?;
+        with_message(|message| {
+            let messages = std::slice::from_mut(message);
+            if get(py, opened, messages, timeout_ns)? == 0 {
+                return Err(opened.tools.get().empty(py));
+            }
+            items::object_of(py, opened, message)
+        })
     }
 }
 
@@ -232,43 +282,6 @@ impl PyQueue {
     #[getter]
     fn maxsize(&self) -> PyResult<u64> {
         Ok(self.opened()?.queue.maxsize())
-    }
-
-    /// Appends an object; waits for room if need be.
-    ///
-    /// Parameters
-    /// ----------
-    /// obj : object
-    ///     Anything that can be pickled. Shared arrays go by handle, other arrays by value.
-    /// block : bool
-    ///     Whether to wait for room.
-    /// timeout : float, optional
-    ///     How long to wait at most, in seconds.
-    ///
-    /// Raises
-    /// ------
-    /// Full
-    ///     There was no room in time.
-    /// ValueError
-    ///     The queue is closed in this process.
-    /// PeerDied
-    ///     It is full, and nobody is left who could get anything.
-    /// Exception
-    ///     What pickling raises.
-    #[pyo3(signature = (obj, block=true, timeout=None))]
-    fn put(
-        &self,
-        py: Python<'_>,
-        obj: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = gil::is_true)] block: bool,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let opened = self.opened()?;
-        let timeout_ns = patience(block, timeout)?;
-        match items::put_all(py, opened, std::slice::from_ref(obj), timeout_ns)? {
-            0 => Err(opened.tools.get().full(py)),
-            _ => Ok(()),
-        }
     }
 
     /// As `put` without waiting.
@@ -328,46 +341,6 @@ impl PyQueue {
             return Err(opened.tools.get().full(py));
         }
         Ok(count)
-    }
-
-    /// Removes and returns the oldest object; waits for one if need be.
-    ///
-    /// Parameters
-    /// ----------
-    /// block : bool
-    ///     Whether to wait.
-    /// timeout : float, optional
-    ///     How long to wait at most, in seconds.
-    ///
-    /// Raises
-    /// ------
-    /// Empty
-    ///     Nothing came in time.
-    /// ValueError
-    ///     The queue is closed in this process.
-    /// PeerDied
-    ///     It is empty, and nobody is left who could put anything.
-    /// StaleHandle, ForeignHandle, TrackerUnavailable, FileNotFoundError
-    ///     The object held an array whose memory, or whose name, cannot be had; the object
-    ///     is lost.
-    /// Exception
-    ///     What unpickling raises; the object is lost.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn get<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = gil::is_true)] block: bool,
-        timeout: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let opened = self.opened()?;
-        let timeout_ns = patience(block, timeout)?;
-        with_message(|message| {
-            let messages = std::slice::from_mut(message);
-            if get(py, opened, messages, timeout_ns)? == 0 {
-                return Err(opened.tools.get().empty(py));
-            }
-            items::object_of(py, opened, message)
-        })
     }
 
     /// As `get` without waiting.

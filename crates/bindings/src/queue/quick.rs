@@ -1,13 +1,11 @@
-//! `put` and `get` as methods in C, of the classes that are derived from [`PyQueue`].
-//!
-//! Guarantee: they do what the methods that PyO3 made do, which they are documented as.
+//! `put` and `get` as methods in C, of [`PyQueue`] and of the classes that are derived from it.
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::CStr;
 
 use pyo3::Borrowed;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -16,6 +14,57 @@ use super::PyQueue;
 use crate::arguments::{Given, Signature};
 use crate::gil;
 use crate::quick::{FastCall, Method, Object, TupleCall, guarded, none};
+
+const PUT_DOC: &CStr = c"put($self, obj, block=True, timeout=None)
+--
+
+Appends an object; waits for room if need be.
+
+Parameters
+----------
+obj : object
+    Anything that can be pickled. Shared arrays go by handle, other arrays by value.
+block : bool
+    Whether to wait for room.
+timeout : float, optional
+    How long to wait at most, in seconds.
+
+Raises
+------
+Full
+    There was no room in time.
+ValueError
+    The queue is closed in this process.
+PeerDied
+    It is full, and nobody is left who could get anything.
+Exception
+    What pickling raises.";
+
+const GET_DOC: &CStr = c"get($self, block=True, timeout=None)
+--
+
+Removes and returns the oldest object; waits for one if need be.
+
+Parameters
+----------
+block : bool
+    Whether to wait.
+timeout : float, optional
+    How long to wait at most, in seconds.
+
+Raises
+------
+Empty
+    Nothing came in time.
+ValueError
+    The queue is closed in this process.
+PeerDied
+    It is empty, and nobody is left who could put anything.
+StaleHandle, ForeignHandle, TrackerUnavailable, FileNotFoundError
+    The object held an array whose memory, or whose name, cannot be had; the object
+    is lost.
+Exception
+    What unpickling raises; the object is lost.";
 
 const PUT: Signature = Signature {
     call: "put(obj, block, timeout)",
@@ -167,28 +216,24 @@ unsafe extern "C" fn get_36(object: Object, args: Object, keywords: Object) -> O
 /// Gives a class derived from [`PyQueue`] its methods.
 #[pyfunction]
 fn queue_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
-    let py = ty.py();
     if !ty.is_subclass_of::<PyQueue>()? {
         return Err(PyTypeError::new_err("a subclass of Queue is needed"));
     }
+    give_methods(ty)
+}
+
+fn give_methods(ty: &Bound<'_, PyType>) -> PyResult<()> {
     let calls: [(_, _, (FastCall, TupleCall)); 2] = [
-        (c"put", "put", (put_fast, put_36)),
-        (c"get", "get", (get_fast, get_36)),
+        (c"put", PUT_DOC, (put_fast, put_36)),
+        (c"get", GET_DOC, (get_fast, get_36)),
     ];
-    for (name, text_name, calls) in calls {
-        let method = py.get_type::<PyQueue>().getattr(text_name)?;
-        let (signature, text) = (
-            method.getattr("__text_signature__")?,
-            method.getattr("__doc__")?,
-        );
-        let doc = format!("{text_name}{signature}\n--\n\n{text}");
-        let doc = CString::new(doc).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        // As long as the class, as its name and code.
-        Method::called(py, name, Box::leak(doc.into_boxed_c_str()), calls).give_to(ty)?;
+    for (name, doc, calls) in calls {
+        Method::called(ty.py(), name, doc, calls).give_to(ty)?;
     }
     Ok(())
 }
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    give_methods(&m.py().get_type::<PyQueue>())?;
     m.add_function(wrap_pyfunction!(queue_methods, m)?)
 }

@@ -43,7 +43,7 @@ impl ConditionCell {
     }
 
     /// Acquires the lock in a child that was forked meanwhile, under its own name.
-    fn acquire_anew(&self, py: Python<'_>, lock: &AnyLock, depth: u64) -> PyResult<()> {
+    fn acquire_anew(&self, py: Python<'_>, lock: &AnyLock, depth: u64) -> PyResult<Acquired> {
         let work = &mut |wait: &mut Wait<'_>, _: Attach<'_>| {
             Ok(lock.release_and(wait, |guard, wait| guard.reacquire(wait, depth)))
         };
@@ -54,10 +54,7 @@ impl ConditionCell {
                 (_, Some(error)) => return Err(error),
                 (Err(Stop::Interrupted), None) => {} // forked again
                 (Err(stop), None) => return Err(ended(&stop)),
-                (Ok(_), None) => {
-                    lock.note_thread();
-                    return Ok(());
-                }
+                (Ok(acquired), None) => return Ok(acquired),
             }
         }
     }
@@ -115,6 +112,14 @@ impl ConditionCell {
                 "a condition and its lock must be of one program",
             ));
         }
+        // Such a wait is part of the repair: others are refused meanwhile, its end tells nothing new.
+        let is_repair = lock.is_being_repaired();
+        let note = |acquired: Acquired| {
+            lock.note_thread();
+            let is_refused = acquired.abandoned && lock.raises() && !is_repair;
+            lock.note_refused(is_refused);
+            is_refused
+        };
         let epoch = fork::epoch();
         let work = &mut |wait: &mut Wait<'_>, _: Attach<'_>| {
             Ok(lock.release_and(wait, |guard, wait| condition.wait(&AnyGuard(guard), wait)))
@@ -123,20 +128,14 @@ impl ConditionCell {
         let waited = waited.map_err(|stop| ended(&stop))??.map_err(exception)?;
         if fork::epoch() != epoch {
             // The place is the parent's. As after every wait, the lock is the caller's.
-            self.acquire_anew(py, lock, waited.depth)?;
+            note(self.acquire_anew(py, lock, waited.depth)?);
             return Err(raised.unwrap_or_else(|| PyRuntimeError::new_err(FORKED)));
         }
-        if waited.lock.is_ok() {
-            lock.note_thread();
-        }
+        let is_refused = waited.lock.map(note);
         if let Some(error) = raised {
             return Err(error);
         }
-        let is_abandoned = match waited.lock {
-            Ok(Acquired { abandoned }) => abandoned,
-            Err(stop) => return Err(ended(&stop)),
-        };
-        if is_abandoned && lock.raises() {
+        if is_refused.map_err(|stop| ended(&stop))? {
             return Err(abandoned());
         }
         match waited.notified {

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyRuntimeError, PyValueError};
@@ -98,6 +98,9 @@ pub(super) struct AnyLock {
     pub(super) cell: Cell,
     /// Who acquires what a dead process had is told so by an exception, and has it not.
     raises: bool,
+    /// Whoever has it was told so all the same, by the end of a wait on a condition, and has
+    /// repaired nothing: its release keeps telling.
+    is_refused: AtomicBool,
     /// The thread of this process that acquired it last, through this object, as
     /// [`thread::own`] tells it: a lock that is not re-entrant may be released by
     /// anybody, so that it does no harm if a later thread is taken for it.
@@ -158,6 +161,7 @@ impl AnyLock {
             words,
             cell,
             raises,
+            is_refused: AtomicBool::new(false),
             thread: AtomicU64::new(0),
         })
     }
@@ -221,7 +225,11 @@ impl AnyLock {
 
     /// As [`AnyLock::acquire`], without an exception for what a dead process had.
     pub(super) fn acquire_abandoned(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
-        Ok(self.acquire_any(py, patience)?.is_some())
+        let is_acquired = self.acquire_any(py, patience)?.is_some();
+        if is_acquired {
+            self.note_refused(false);
+        }
+        Ok(is_acquired)
     }
 
     /// An exception for a lock that was abandoned, which the next one learns too.
@@ -246,9 +254,24 @@ impl AnyLock {
     pub(super) fn release(&self) -> PyResult<()> {
         let me = self.cell.me()?;
         let is_released = match self.words() {
-            Words::Lock(lock) => lock.release(me) == Released::Done,
+            Words::Lock(lock) => {
+                let released = if self.is_refused() {
+                    self.note_refused(false);
+                    lock.release_abandoned(me)
+                } else {
+                    lock.release(me)
+                };
+                released == Released::Done
+            }
             Words::RLock(lock) => {
-                if lock.release(me, thread_number()) == Released::NotHeld {
+                let thread = thread_number();
+                let released = if self.is_refused() {
+                    self.note_refused(lock.depth(me, thread) != 1);
+                    lock.release_abandoned(me, thread)
+                } else {
+                    lock.release(me, thread)
+                };
+                if released == Released::NotHeld {
                     return Err(not_owned());
                 }
                 true
@@ -345,6 +368,27 @@ impl AnyLock {
 
     pub(super) fn raises(&self) -> bool {
         self.raises
+    }
+
+    /// Whether the calling thread, which has the lock, knows that it was abandoned, and repairs.
+    pub(super) fn is_being_repaired(&self) -> bool {
+        let is_marked = match self.words() {
+            Words::Lock(lock) => lock.is_abandoned(),
+            Words::RLock(lock) => lock.is_abandoned(),
+            Words::Semaphore(_) | Words::Bounded(_) => false,
+        };
+        is_marked && !self.is_refused()
+    }
+
+    #[inline]
+    fn is_refused(&self) -> bool {
+        // Relaxed: only who has the lock looks and writes, and it was told by its own wait. A
+        // mark that stayed, since another process released the lock, keeps no bit that is not there.
+        self.raises && self.is_refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_refused(&self, is_refused: bool) {
+        self.is_refused.store(is_refused, Ordering::Relaxed);
     }
 }
 

@@ -165,7 +165,9 @@ impl<'m, K: Kernel> Condition<'m, K> {
         let epoch = self.kernel.epoch();
         let own = self.register(wait)?;
         let Some(depth) = guard.release_all(wait.me) else {
-            self.leave(own, wait.me, WAITING);
+            if !self.leave(own, wait.me, WAITING) {
+                self.tell_another(own, wait);
+            }
             return Err(Error::NotAllowed(
                 "cannot wait on a condition whose lock is not held",
             ));
@@ -188,7 +190,8 @@ impl<'m, K: Kernel> Condition<'m, K> {
             keep_going: wait.keep_going,
         };
         let mut lock = guard.reacquire(&mut again, depth);
-        if lock == Err(Stop::Interrupted) && slept != Err(Stop::Interrupted) && !is_forked() {
+        let is_interrupted = lock == Err(Stop::Interrupted);
+        if is_interrupted && slept != Err(Stop::Interrupted) && !is_forked() {
             // Whoever waits believes to have the lock when an exception ends the wait.
             lock = guard.reacquire(&mut again, depth);
         }
@@ -196,6 +199,11 @@ impl<'m, K: Kernel> Condition<'m, K> {
             return Ok(in_child);
         }
         let notified = match slept {
+            Ok(told) if is_interrupted => {
+                // The caller is told of the interruption, not of the notify.
+                self.tell_another(told, wait);
+                Err(Stop::Interrupted)
+            }
             Ok(told) => {
                 point("condition.reacquired");
                 self.leave(told, wait.me, NOTIFIED);
@@ -265,11 +273,13 @@ impl<'m, K: Kernel> Condition<'m, K> {
             self.places[*index].load(Ordering::Relaxed) == FREE && self.swap(*index, FREE, mine)
         };
         let found = (0..self.places.len()).find(free).or_else(|| {
-            // Full: places of the dead. What they were told is told to us then, early.
+            // Full: places of the dead. What they were told is told to us then, at once.
             (0..self.places.len()).find(|&index| {
                 let seen = self.places[index].load(Ordering::Relaxed);
-                waiter(seen, WAITING).is_some_and(|who| (wait.is_gone)(who))
-                    && self.swap(index, seen, mine)
+                [WAITING, NOTIFIED].into_iter().any(|state| {
+                    waiter(seen, state).is_some_and(|who| (wait.is_gone)(who))
+                        && self.swap(index, seen, place(state, wait.me))
+                })
             })
         });
         let index = found.ok_or_else(|| Error::Full {

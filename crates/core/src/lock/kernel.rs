@@ -24,8 +24,8 @@ pub trait Kernel: Copy {
         let _ = (word, other, at_most_ns);
         None
     }
-    /// Wakes up to `count` sleepers of `word`.
-    fn wake(self, word: &AtomicU64, count: u32);
+    /// Wakes up to `count` sleepers of `word`; how many.
+    fn wake(self, word: &AtomicU64, count: u32) -> usize;
     /// The monotonic clock.
     fn now_ns(self) -> u64;
     /// A number that differs between a process and its forked children.
@@ -57,8 +57,8 @@ impl Kernel for System {
         crate::sys::futex::wait_either(word, other, at_most_ns)
     }
 
-    fn wake(self, word: &AtomicU64, count: u32) {
-        crate::sys::futex::wake(word, count);
+    fn wake(self, word: &AtomicU64, count: u32) -> usize {
+        crate::sys::futex::wake(word, count)
     }
 
     fn now_ns(self) -> u64 {

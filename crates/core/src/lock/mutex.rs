@@ -39,7 +39,8 @@ pub struct RLock<'m, K> {
 /// What a condition does with the lock it belongs to.
 pub trait Guard {
     /// Lets the lock go altogether; what [`Guard::reacquire`] needs, or `None` when it
-    /// is not the caller's.
+    /// is not the caller's. No regular release: who acquires next learns that an owner died,
+    /// if the caller did.
     fn release_all(&self, me: Participant) -> Option<u64>;
     /// Acquires as it was.
     ///
@@ -136,7 +137,7 @@ impl<'m, K: Kernel> Lock<'m, K> {
 
 impl<K: Kernel> Guard for Lock<'_, K> {
     fn release_all(&self, me: Participant) -> Option<u64> {
-        (self.release(me) == Released::Done).then_some(1)
+        (self.release_abandoned(me) == Released::Done).then_some(1)
     }
 
     fn reacquire(&self, wait: &mut Wait<'_>, _depth: u64) -> Result<Acquired, Stop> {
@@ -313,7 +314,7 @@ impl<K: Kernel> Guard for ThreadGuard<'_, '_, K> {
         }
         // Relaxed: ours, as above.
         self.lock.depth.store(1, Ordering::Relaxed);
-        self.lock.release(me, self.thread);
+        self.lock.release_abandoned(me, self.thread);
         Some(depth)
     }
 

@@ -205,14 +205,21 @@ fn fetch(family: usize, handle: &Handle, keep_going: &mut dyn FnMut() -> bool) -
         && let Ok(pid) = u32::try_from(owner.pid)
     {
         match fd::of_process(pid, handle.hints.segment_fd) {
-            Ok(fd)
-                if PoolSegment::attach(&fd, member_family)
-                    .is_ok_and(|it| it.owner() == handle.owner && it.number() == handle.number) =>
-            {
-                return Ok(fd);
-            }
+            Ok(fd) => match PoolSegment::attach(&fd, member_family) {
+                Ok(it) if it.owner() == handle.owner && it.number() == handle.number => {
+                    return Ok(fd);
+                }
+                Err(error) if error.is_shortage() => return Err(error),
+                // The number leads to something else by now.
+                _ => {}
+            },
             Err(Errno::ACCESS | Errno::PERM) => its_user = Some(OWNER_IS_HIDDEN),
-            _ => {}
+            Err(errno) => {
+                let error = Error::os("attach to shared memory", "", errno);
+                if error.is_shortage() {
+                    return Err(error);
+                }
+            }
         }
     }
     let member = &lock().families[family];

@@ -109,9 +109,17 @@ fn join_here(
         "it belongs to another program, or to one that has ended or runs as another user",
     );
     let hints = handle.hints;
-    let fd = fd::of_process(hints.sender_pid, hints.family_fd).map_err(|_| nowhere.clone())?;
+    let fd = fd::of_process(hints.sender_pid, hints.family_fd).map_err(|errno| {
+        let error = Error::os("join a family", "", errno);
+        if error.is_shortage() {
+            error
+        } else {
+            nowhere.clone()
+        }
+    })?;
     match Family::attach(&fd) {
         Ok(family) if family.id() == handle.family => enter(family, fd, cookie, None, keep_going),
+        Err(error) if error.is_shortage() => Err(error),
         // The number leads to something else by now.
         _ => Err(nowhere),
     }

@@ -1,7 +1,8 @@
 //! Knowing that all items were done with.
 //!
 //! Guarantee: an item counts from the instant when it is in the queue until somebody tells
-//! that it is done with; both counts are exact, whoever dies.
+//! that it is done with; both counts are exact, whoever dies. Who has closed the queue can
+//! still tell, and wait for it.
 
 use core::mem::offset_of;
 
@@ -26,7 +27,7 @@ impl Queue {
     ///
     /// [`Error::Dropped`].
     pub fn unfinished(&self) -> Result<u64> {
-        self.check()?;
+        self.check_held()?;
         // The older count first: never too few.
         let done = self.done()?.load(Ordering::Acquire);
         Ok(mark::unfinished(
@@ -41,7 +42,7 @@ impl Queue {
     ///
     /// [`Error::NotAllowed`] when all are already.
     pub fn task_done(&self) -> Result<()> {
-        self.check()?;
+        self.check_held()?;
         let word = self.done()?;
         let mut done = word.load(Ordering::Acquire);
         let left = loop {
@@ -77,12 +78,16 @@ impl Queue {
     /// # Errors
     ///
     /// [`Stop::TimedOut`], [`Stop::Interrupted`]; [`Error::PeerDied`] when nobody is left
-    /// who could do what is to be done.
+    /// who could do what is to be done; [`Error::NotAllowed`] in a child that was forked
+    /// after the queue was closed.
     pub fn join(
         &self,
         timeout_ns: Option<u64>,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> std::result::Result<(), Stop> {
+        if self.is_closed() && !self.is_known_here() {
+            self.check()?; // it is to come to no queue any more
+        }
         let waiting = &mut Waiting::new(self.me()?, timeout_ns, keep_going);
         let place = Place {
             word: self.done()?,

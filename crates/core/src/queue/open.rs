@@ -263,6 +263,11 @@ impl Queue {
         if self.is_closed() {
             return Err(Error::NotAllowed("the queue is closed in this process"));
         }
+        self.check_held()
+    }
+
+    /// Refuses what was let go of.
+    pub(super) fn check_held(&self) -> Result<()> {
         // Only in a forked child may it have been.
         if fork::epoch() != 0 && self.root.is_dropped() {
             return Err(Error::Dropped);
@@ -281,10 +286,15 @@ impl Queue {
         self.me().map(drop)
     }
 
+    /// Whether this process, not only one that it was forked from, has come to the queue.
+    pub(super) fn is_known_here(&self) -> bool {
+        self.epoch.load(Ordering::Acquire) == fork::epoch()
+    }
+
     /// Who this process is.
     pub(super) fn me(&self) -> Result<Participant> {
         let epoch = fork::epoch();
-        if self.epoch.load(Ordering::Acquire) == epoch
+        if self.is_known_here()
             && let Some(me) = Participant::unpack(self.me.load(Ordering::Relaxed))
         {
             return Ok(me);

@@ -135,11 +135,25 @@ fn take_bit(waiters: &AtomicU64, mut seen: u64) -> Wake {
 pub fn wake_one(waiters: &AtomicU64, kernel: impl Kernel) -> Option<usize> {
     match whom_to_wake(waiters) {
         Wake::Nobody => None,
+        Wake::Sleeper => wake_sleeper(waiters, kernel),
+        Wake::Bell(bell) => Some(bell),
+    }
+}
+
+#[cold]
+fn wake_sleeper(waiters: &AtomicU64, kernel: impl Kernel) -> Option<usize> {
+    if kernel.wake(waiters, 1) > 0 {
+        return None;
+    }
+    // Nobody slept, though one that had slept left the bit for others. Who is about to sleep
+    // finds another count, and looks; who announces itself now looks after the change.
+    match whom_to_wake(waiters) {
+        Wake::Bell(bell) => Some(bell),
         Wake::Sleeper => {
             kernel.wake(waiters, 1);
             None
         }
-        Wake::Bell(bell) => Some(bell),
+        Wake::Nobody => None,
     }
 }
 

@@ -40,7 +40,9 @@ impl Kernel for Script<'_> {
         })
     }
 
-    fn wake(self, _: &AtomicU64, _: u32) {}
+    fn wake(self, _: &AtomicU64, _: u32) -> usize {
+        0
+    }
 
     fn now_ns(self) -> u64 {
         0
