@@ -72,13 +72,14 @@ impl Kernel for Model<'_> {
         }
     }
 
-    fn wake(self, _word: &AtomicU64, count: u32) {
+    fn wake(self, _word: &AtomicU64, count: u32) -> usize {
         let _queue = self.futex.queue.lock().unwrap();
         if count == 1 {
             self.futex.bell.notify_one();
         } else {
             self.futex.bell.notify_all();
         }
+        1 // no lock asks
     }
 
     fn now_ns(self) -> u64 {
