@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -78,6 +79,68 @@ def test_a_dead_owners_lock_that_raises(context, make):
     ended(run(context, put_right, lock, result))
     assert result.load() == 4
     with lock:
+        assert not lock.abandoned
+
+
+def be_refused(lock, result):
+    try:
+        lock.acquire(timeout=LONG)
+    except snp.AbandonedLock:
+        result.store(3)
+
+
+def notify_and_die(condition):
+    with condition:
+        condition.notify()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock])
+def test_a_wait_that_ends_with_an_abandoned_lock_puts_nothing_right(context, make):
+    lock, result = make(on_abandoned="raise"), snp.AtomicInt()
+    condition = snp.Condition(lock)
+    with pytest.raises(snp.AbandonedLock):
+        with condition:
+            child = run(context, notify_and_die, condition)
+            condition.wait(LONG)
+    child.join()
+    for _ in range(2):
+        with pytest.raises(snp.AbandonedLock):
+            with condition:
+                result.store(9)
+    # Again, with what it raises caught inside.
+    lock.acquire_abandoned()
+    lock.release()
+    with condition:
+        child = run(context, notify_and_die, condition)
+        for _ in range(2):
+            with pytest.raises(snp.AbandonedLock):
+                condition.wait(1)
+    ended(run(context, try_lock, lock, result))
+    assert result.load() == 3 and lock.abandoned
+    child.join()
+    lock.acquire_abandoned()
+    lock.release()
+    with condition:
+        assert not lock.abandoned
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock])
+def test_a_wait_in_the_middle_of_a_repair_lets_nobody_in(context, make):
+    lock, told, result = make(on_abandoned="raise"), snp.Event(), snp.AtomicInt()
+    condition = snp.Condition(lock)
+    child = run(context, acquire_and_stay, lock, told)
+    assert told.wait(LONG)
+    killed(child)
+    assert lock.acquire_abandoned(timeout=LONG)
+    child = run(context, be_refused, lock, result)
+    while child.is_alive():
+        assert condition.wait(0.05) is False  # it knows, and is not told anew
+    ended(child)
+    assert result.load() == 3
+    assert lock.abandoned
+    lock.release()
+    with condition:
         assert not lock.abandoned
 
 

@@ -80,6 +80,43 @@ def test_without_a_tracker_the_owner_is_reached_in_proc(tmp_path, method):
         nothing_is_left(program, files, [])
 
 
+def test_without_a_tracker_a_shortage_of_descriptors_costs_no_item(tmp_path):
+    run(tmp_path, """
+        import errno, os, resource
+        import shared_numpy as snp
+
+        queue, ready = snp.Queue(), snp.Event()
+        first = snp.empty(10)
+        child = os.fork()
+        if child == 0:
+            assert ready.wait(60)
+            kept = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            try:
+                while True:
+                    kept.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+            # Its memory was made after the fork: this process has to open it.
+            try:
+                queue.get(timeout=60)
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+            else:
+                raise AssertionError("no shortage")
+            while kept:
+                os.close(kept.pop())
+            a = queue.get(timeout=60)
+            assert a.shape == (80 << 20,) and a[:5].tolist() == [7] * 5
+            os._exit(0)
+        a = snp.empty(80 << 20, "u1")
+        a[:5] = 7
+        queue.put(a)
+        ready.set()
+        assert os.waitpid(child, 0)[1] == 0
+    """, **ALONE)
+
+
 def test_without_a_tracker_an_owner_out_of_reach_is_an_error_that_says_why(tmp_path):
     out = run(tmp_path, """
         import multiprocessing, os

@@ -5,6 +5,7 @@ import gc
 import math
 import multiprocessing
 import os
+import threading
 from decimal import Decimal
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ import pytest
 import shared_numpy as snp
 from programs import run_python
 from queue_watch import PATIENCE_S, kept
-from shared_numpy import Queue
+from shared_numpy import Queue, _waiting
 from shared_numpy.queue import Empty, Full
 
 
@@ -218,6 +219,35 @@ def test_cancelled():
 def waiters(loop):
     from shared_numpy import _waiting
     return len(_waiting._bells[loop]._waiters)
+
+
+def test_a_ring_for_a_loop_that_does_not_wait_any_more_goes_on(monkeypatch):
+    monkeypatch.setattr(_waiting, "SLICE_S", 10 * PATIENCE_S)
+    queue, release = Queue(), threading.Event()
+
+    async def idle():
+        # Asks to be rung, gives up, and its loop goes on.
+        with pytest.raises(Empty):
+            await queue.aget(0.01)
+        asked.set()
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+
+    async def main():
+        waiter = soon(queue.aget())
+        await asyncio.sleep(0.1)
+        queue.put("item")
+        return await waiter
+
+    asked = threading.Event()
+    other = threading.Thread(target=run, args=(idle(),))
+    other.start()
+    try:
+        assert asked.wait(PATIENCE_S)
+        assert run(main()) == "item"
+    finally:
+        release.set()
+        other.join()
 
 
 def test_cancelled_puts_keep_nothing():

@@ -95,6 +95,72 @@ def test_the_last_peer_was_killed(tmp_path, context):
     """, context.get_start_method()) == "died\n" * 6 + "1 None 5\n"
 
 
+def test_the_last_peer_was_killed_and_other_threads_are_here(tmp_path, context):
+    """They may end the wait themselves, or start a process that does; as the threads of a pool, or a supervisor."""
+    assert run(tmp_path, START + """
+    import threading
+    from queue import Empty
+    def work(queue, full):
+        full.put(1)
+        queue.put("ready")
+        time.sleep(100)
+    def later(use, *args):
+        # After the looks that would say that nobody is left.
+        thread = threading.Timer(1.5, use, args)
+        thread.start()
+        return thread
+    if __name__ == "__main__":
+        queue, full = snp.Queue(), snp.JoinableQueue(1)
+        process = context.Process(target=work, args=(queue, full))
+        process.start()
+        queue.get(timeout=60)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        thread = later(queue.put, "late")
+        print(queue.get(timeout=60))
+        thread.join()
+        thread = later(full.get)
+        full.put(2, timeout=60)
+        thread.join()
+        print(full.get())
+        # The time that a call may take is counted once.
+        thread = later(print, "after it")
+        try:
+            queue.get(timeout=1)
+        except Empty:
+            print("empty")
+        thread.join()
+        # Nobody else is here.
+        try:
+            queue.get()
+        except snp.PeerDied:
+            print("died")
+    """, context.get_start_method()) == "late\n2\nempty\nafter it\ndied\n"
+
+
+def test_who_has_closed_a_queue_can_still_wait_until_all_is_done(tmp_path, context):
+    assert run(tmp_path, START + """
+    def work(queue):
+        item = queue.get()
+        queue.close()
+        print(item, flush=True)
+        queue.task_done()
+    if __name__ == "__main__":
+        queue = snp.JoinableQueue()
+        queue.put("item")
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        queue.close()
+        print(queue.join(60))
+        try:
+            queue.task_done()
+        except ValueError as error:
+            print(error)
+        process.join()
+        print(process.exitcode)
+    """, context.get_start_method()) == "item\nTrue\ntask_done() called too many times\n0\n"
+
+
 @pytest.mark.parametrize("attributes", [
     "_args=argparse.Namespace(verbose=True)", "_kwargs=argparse.Namespace(verbose=True)", "_args=None, _kwargs=[1]",
     "_args=7, _kwargs='text'", "first=Sulky()"])

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import queue as standard
+import sys
 import threading
 import time
 from multiprocessing.reduction import ForkingPickler
@@ -28,6 +29,13 @@ def test_they_are_classes(kind):
     queue.close()
     queue.close()
     queue.join_thread()
+
+
+@pytest.mark.parametrize("kind", ALL + (snp.Latest,))
+def test_annotations_can_say_what_is_in_them(kind):
+    assert (sys.version_info < (3, 7)) or kind[int] is not None
+    if sys.version_info >= (3, 9):
+        assert kind[int].__args__ == (int,)
 
 
 def test_the_exceptions_are_the_standard_ones():
@@ -322,8 +330,6 @@ def test_a_closed_queue(kind):
     queue.close()
     uses = [lambda: queue.put(2), queue.get, lambda: queue.put_nowait(2), queue.get_nowait, queue.qsize,
             queue.full, lambda: queue.put_many([1]), lambda: queue.get_many(1), lambda: queue.get(False)]
-    if kind is snp.JoinableQueue:
-        uses += [queue.task_done, queue.join]
     for use in uses:
         with pytest.raises(ValueError, match="closed"):
             use()

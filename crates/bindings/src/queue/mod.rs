@@ -123,7 +123,7 @@ fn patience(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<
 }
 
 /// Does `work` with the interpreter given up; `None` when its time is over. A close in another
-/// thread has it run again, to be refused.
+/// thread meanwhile has it run again, to be refused.
 fn waiting<T>(
     py: Python<'_>,
     queue: &Queue,
@@ -143,8 +143,10 @@ fn waiting_and<T>(
 ) -> PyResult<Option<T>> {
     let end_ns = timeout_ns.and_then(|timeout_ns| futex::now_ns().checked_add(timeout_ns));
     let mut left_ns = timeout_ns;
+    let was_closed = queue.is_closed();
+    let may_go_on = &|| was_closed || !queue.is_closed();
     loop {
-        return match waiting::waiting(py, left_ns, &|| !queue.is_closed(), look, work)? {
+        return match waiting::waiting(py, left_ns, may_go_on, look, work)? {
             Ok(done) => Ok(Some(done)),
             Err(Stop::TimedOut) => Ok(None),
             Err(Stop::Failed(Error::PeerDied)) if has_other_threads(py)? => {
@@ -462,7 +464,11 @@ impl PyQueue {
     fn _join(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = &self.opened()?.queue;
         let timeout_ns = timeout_ns(timeout)?;
+        let was_closed = queue.is_closed();
         let work = &mut |left_ns: Option<u64>, keep_going: &mut dyn FnMut() -> bool| {
+            if !was_closed {
+                queue.come()?;
+            }
             queue.join(left_ns, keep_going)
         };
         Ok(waiting(py, queue, timeout_ns, work)?.is_some())

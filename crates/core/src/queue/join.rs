@@ -73,7 +73,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until all items were done with.
+    /// Waits until all items were done with, also if the queue is closed here; one that is
+    /// closed meanwhile is refused.
     ///
     /// # Errors
     ///
@@ -85,8 +86,9 @@ impl Queue {
         timeout_ns: Option<u64>,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> std::result::Result<(), Stop> {
-        if self.is_closed() && !self.is_known_here() {
-            self.check()?; // it is to come to no queue any more
+        let was_closed = self.is_closed();
+        if was_closed && !self.is_known_here() {
+            self.check()?; // it is not to be come to again
         }
         let waiting = &mut Waiting::new(self.me()?, timeout_ns, keep_going);
         let place = Place {
@@ -94,7 +96,7 @@ impl Queue {
             waiters: self.word(offset_of!(QueueHeader, joiners))?,
             spins: None,
         };
-        let joined = self.join_at(place, waiting);
+        let joined = self.join_at(place, was_closed, waiting);
         if joined.is_ok() {
             // Who left before may have been woken for all.
             self.pass_on(place, waiting, true);
@@ -105,9 +107,13 @@ impl Queue {
     fn join_at(
         &self,
         place: Place<'_>,
+        was_closed: bool,
         waiting: &mut Waiting<'_>,
     ) -> std::result::Result<(), Stop> {
         loop {
+            if !was_closed {
+                self.check()?;
+            }
             let done = place.word.load(Ordering::Acquire);
             if self.unfinished()? == 0 {
                 return Ok(());
