@@ -58,8 +58,8 @@ def drop_inherited():
     A forked child holds what its parent held, whether it uses it or not. After this
     call it holds only what it made or received itself. Using one of the others then
     raises ValueError, its views too. (What goes past Python cannot be stopped: a
-    ``memoryview`` or an ordinary array over the same memory, made before or by
-    ``np.asarray(a)``, and copying by ``np.array(a)`` or ``other[:] = a``. That reads and
+    ``memoryview`` or an ordinary array over the same memory, made before, received
+    through a queue, or by ``np.asarray(a)``, and copying by ``np.array(a)`` or ``other[:] = a``. That reads and
     writes memory which may be another array's by now.)
 
     Returns
