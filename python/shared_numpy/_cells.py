@@ -20,7 +20,7 @@ if sys.version_info >= (3, 9):
     from types import GenericAlias
 
     # `__class_getitem__` of classes that annotations say the contents of.
-    generic = classmethod(GenericAlias)
+    generic = classmethod(GenericAlias)  # type: Any
 else:
     generic = classmethod(lambda cls, item: cls)
 

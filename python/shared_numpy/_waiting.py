@@ -19,7 +19,7 @@ from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import MutableMapping  # noqa: F401
+    from typing import Any, MutableMapping  # noqa: F401
 
 # How long at most until who waits looks again, in seconds.
 SLICE_S = 0.05
@@ -38,7 +38,7 @@ class _Bell:
         self.pid = os.getpid()
         self._waiters = set()
         # Queues that were asked to ring: they may do so when nobody waits any more.
-        self._asked = weakref.WeakSet()
+        self._asked = weakref.WeakSet()  # type: weakref.WeakSet[Any]
         loop.add_reader(self.bell.fileno(), self._rung)
 
     def _rung(self):
