@@ -144,6 +144,30 @@ def test_a_wait_in_the_middle_of_a_repair_lets_nobody_in(context, make):
         assert not lock.abandoned
 
 
+def repair_and_die(condition, lock):
+    """Repairs what another one, which waits, was about to, and dies with it when it has the lock again."""
+    lock.acquire_abandoned()
+    lock.release()
+    notify_and_die(condition)
+
+
+@pytest.mark.parametrize("make", [snp.Lock, snp.RLock])
+def test_a_wait_in_the_middle_of_a_repair_is_told_of_a_new_death(context, make):
+    lock, told = make(on_abandoned="raise"), snp.Event()
+    condition = snp.Condition(lock)
+    child = run(context, acquire_and_stay, lock, told)
+    assert told.wait(LONG)
+    killed(child)
+    assert lock.acquire_abandoned(timeout=LONG)
+    child = run(context, repair_and_die, condition, lock)
+    with pytest.raises(snp.AbandonedLock):
+        condition.wait(LONG)
+    lock.release()
+    child.join()
+    with pytest.raises(snp.AbandonedLock):
+        lock.acquire()
+
+
 def test_a_dead_owners_unit(context):
     semaphore, told = snp.BoundedSemaphore(1), snp.Event()
     child = run(context, acquire_and_stay, semaphore, told)

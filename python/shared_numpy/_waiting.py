@@ -4,7 +4,7 @@ What is guaranteed:
 
 - One socket for each event loop, whatever the number of queues. Who waits asks a queue to
   ring it, looks again, and then awaits; who is rung and did not take what was there wakes
-  the next one, also when nobody of its loop waits any more.
+  the next one, also when nobody of its loop waits for that queue any more.
 - A ring that does not arrive (another network namespace, a full table) costs a slice of
   `SLICE_S`, no more.
 - A wait that nobody is left to end raises `PeerDied`, as a blocking one does.
@@ -19,7 +19,7 @@ from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, MutableMapping  # noqa: F401
+    from typing import Any, Dict, MutableMapping  # noqa: F401
 
 # How long at most until who waits looks again, in seconds.
 SLICE_S = 0.05
@@ -36,9 +36,10 @@ class _Bell:
     def __init__(self, loop):
         self.bell = _core.Bell()
         self.pid = os.getpid()
-        self._waiters = set()
-        # Queues that were asked to ring: they may do so when nobody waits any more.
-        self._asked = weakref.WeakSet()  # type: weakref.WeakSet[Any]
+        self._waiters = {}  # type: Dict[asyncio.Future[None], Any]
+        # Queues that were asked to ring, by identity: they may do so when nobody waits for them
+        # any more.
+        self._asked = {}  # type: Dict[int, weakref.ref[Any]]
         loop.add_reader(self.bell.fileno(), self._rung)
 
     def _rung(self):
@@ -46,24 +47,28 @@ class _Bell:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if not self._waiters:
-            for queue in self._asked:
+        waited = set(map(id, self._waiters.values()))
+        for key, reference in list(self._asked.items()):
+            queue = reference()
+            if queue is None:
+                del self._asked[key]
+            elif key not in waited:
                 _pass_on(queue)
 
     def ask(self, queue, ring_for):
         """Asks `queue` to ring; whether there is nothing yet, so that it will."""
-        self._asked.add(queue)
+        self._asked[id(queue)] = weakref.ref(queue)
         return ring_for(queue, self.bell)
 
-    async def wait(self, loop, timeout):
-        """Until the bell rings, or for `timeout` seconds."""
+    async def wait(self, queue, loop, timeout):
+        """Until the bell rings, for `queue` perhaps, or for `timeout` seconds."""
         waiter = loop.create_future()
         timer = loop.call_later(timeout, lambda: waiter.done() or waiter.set_result(None))
-        self._waiters.add(waiter)
+        self._waiters[waiter] = queue
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            del self._waiters[waiter]
             timer.cancel()
 
 
@@ -94,7 +99,7 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
             try:
                 must_wait = bell.ask(queue, ring_for)
             except RuntimeError:
-                await bell.wait(loop, SLICE_S / 2)  # too many bells: a try now and then
+                await bell.wait(queue, loop, SLICE_S / 2)  # too many bells: a try now and then
             # Not in vain: an attempt may pickle a large object.
             if not must_wait:
                 try:
@@ -112,7 +117,7 @@ async def attempts(queue, attempt, refusal, ring_for, timeout):
                     return _last_attempt(attempt, refusal)
                 was_alone = is_alone
             if must_wait:
-                await bell.wait(loop, left)
+                await bell.wait(queue, loop, left)
             else:
                 await asyncio.sleep(0)
     finally:

@@ -221,17 +221,25 @@ def waiters(loop):
     return len(_waiting._bells[loop]._waiters)
 
 
+class Likeness(Queue):
+    """Equal to others of its class, and so without a hash."""
+
+    def __eq__(self, other):
+        return isinstance(other, Likeness)
+
+
 def test_a_ring_for_a_loop_that_does_not_wait_any_more_goes_on(monkeypatch):
     monkeypatch.setattr(_waiting, "SLICE_S", 10 * PATIENCE_S)
-    queue, release = Queue(), threading.Event()
+    queue, other = Likeness(), Likeness()
 
     async def idle():
-        # Asks to be rung, gives up, and its loop goes on.
+        # Asks to be rung, gives up, and its loop waits for something else.
         with pytest.raises(Empty):
             await queue.aget(0.01)
+        waiter = soon(other.aget())
+        await asyncio.sleep(0.1)
         asked.set()
-        while not release.is_set():
-            await asyncio.sleep(0.01)
+        await waiter
 
     async def main():
         waiter = soon(queue.aget())
@@ -240,14 +248,14 @@ def test_a_ring_for_a_loop_that_does_not_wait_any_more_goes_on(monkeypatch):
         return await waiter
 
     asked = threading.Event()
-    other = threading.Thread(target=run, args=(idle(),))
-    other.start()
+    thread = threading.Thread(target=run, args=(idle(),))
+    thread.start()
     try:
         assert asked.wait(PATIENCE_S)
         assert run(main()) == "item"
     finally:
-        release.set()
-        other.join()
+        other.put("end")
+        thread.join()
 
 
 def test_cancelled_puts_keep_nothing():

@@ -138,6 +138,48 @@ def test_the_last_peer_was_killed_and_other_threads_are_here(tmp_path, context):
     """, context.get_start_method()) == "late\n2\nempty\nafter it\ndied\n"
 
 
+@pytest.mark.parametrize("at", ["_current_frames", "nap"])
+def test_what_a_signal_takes_away_while_others_are_counted(tmp_path, at):
+    assert run(tmp_path, START + """
+    import threading
+    import numpy as np
+    def work(queue):
+        queue.put("ready")
+        time.sleep(100)
+    queue = snp.Queue(1)
+    process = multiprocessing.get_context("fork").Process(target=work, args=(queue,))
+    process.start()
+    queue.get(timeout=60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    a = np.full(1 << 22, 7, "u1")
+    queue.put(a)
+    queue.get()  # from now on arrays need no pickle
+    queue.put("full")
+    def handler(*_):
+        queue.get_nowait()
+        a.resize(1 << 27, refcheck=False)  # its memory is another
+    signal.signal(signal.SIGUSR1, handler)
+    def interrupt(real=sys._current_frames):
+        sys._current_frames = real
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return real()
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    if %r == "nap":
+        threading.Timer(0.1, interrupt).start()
+    else:
+        sys._current_frames = interrupt
+    try:
+        queue.put(a, timeout=60)
+    except ValueError:
+        print("refused")
+    end.set()
+    thread.join()
+    """ % at) == "refused\n"
+
+
 def test_who_has_closed_a_queue_can_still_wait_until_all_is_done(tmp_path, context):
     assert run(tmp_path, START + """
     def work(queue):

@@ -275,7 +275,7 @@ fn a_dead_owner_has_one_heir() {
         let shared = Shared::new(someone(DEAD).pack());
         in_threads(&shared, &[1], |shared, slot| {
             let lock = shared.lock(Sleeps::Never);
-            let Acquired { abandoned } = wait(slot, true, |wait| lock.acquire(wait)).unwrap();
+            let Acquired { abandoned, .. } = wait(slot, true, |wait| lock.acquire(wait)).unwrap();
             TOLD.fetch_add(usize::from(abandoned), StdOrdering::SeqCst);
             shared.use_memory();
             lock.release(someone(slot));

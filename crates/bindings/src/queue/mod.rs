@@ -150,6 +150,7 @@ fn waiting_and<T>(
             Ok(done) => Ok(Some(done)),
             Err(Stop::TimedOut) => Ok(None),
             Err(Stop::Failed(Error::PeerDied)) if has_other_threads(py)? => {
+                look(py)?; // Python code may have run
                 left_ns = end_ns.map(|end_ns| end_ns.saturating_sub(futex::now_ns()));
                 continue;
             }
@@ -161,12 +162,15 @@ fn waiting_and<T>(
     }
 }
 
-/// Whether others than the calling thread could end its wait, or start a process that does.
+/// Whether others than the calling thread could end its wait, or start a process that does:
+/// threads that are in Python code.
 #[cold]
 fn has_other_threads(py: Python<'_>) -> PyResult<bool> {
-    let threading = gil::import(&PyString::new(py, "threading"))?;
-    let count = gil::call(&threading.getattr("active_count")?, &PyTuple::empty(py))?;
-    Ok(count.extract::<usize>()? > 1)
+    // Not `threading`'s count, for which it takes a lock that the thread may have which a signal
+    // handler of ours interrupted.
+    let sys = gil::import(&PyString::new(py, "sys"))?;
+    let frames = gil::call(&sys.getattr("_current_frames")?, &PyTuple::empty(py))?;
+    Ok(frames.len()? > 1)
 }
 
 /// A message whose buffers are used again.

@@ -112,11 +112,13 @@ impl ConditionCell {
                 "a condition and its lock must be of one program",
             ));
         }
-        // Such a wait is part of the repair: others are refused meanwhile, its end tells nothing new.
+        // Such a wait is part of the repair: others are refused meanwhile, and its end tells
+        // nothing new, unless one that repaired it died with it.
         let is_repair = lock.is_being_repaired();
         let note = |acquired: Acquired| {
             lock.note_thread();
-            let is_refused = acquired.abandoned && lock.raises() && !is_repair;
+            let is_news = acquired.abandoned && (acquired.inherited || !is_repair);
+            let is_refused = is_news && lock.raises();
             lock.note_refused(is_refused);
             is_refused
         };

@@ -107,7 +107,10 @@ pub(super) struct AnyLock {
     thread: AtomicU64,
 }
 
-const PLAIN: Acquired = Acquired { abandoned: false };
+const PLAIN: Acquired = Acquired {
+    abandoned: false,
+    inherited: false,
+};
 
 impl AnyLock {
     /// A new one.
@@ -218,7 +221,7 @@ impl AnyLock {
     #[inline]
     pub(super) fn acquire(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
         match self.acquire_any(py, patience)? {
-            Some(Acquired { abandoned: true }) if self.raises => self.refuse().map(|()| true),
+            Some(acquired) if acquired.abandoned && self.raises => self.refuse().map(|()| true),
             acquired => Ok(acquired.is_some()),
         }
     }
@@ -266,7 +269,9 @@ impl AnyLock {
             Words::RLock(lock) => {
                 let thread = thread_number();
                 let released = if self.is_refused() {
-                    self.note_refused(lock.depth(me, thread) != 1);
+                    if lock.depth(me, thread) == 1 {
+                        self.note_refused(false);
+                    }
                     lock.release_abandoned(me, thread)
                 } else {
                     lock.release(me, thread)

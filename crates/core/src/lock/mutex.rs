@@ -262,6 +262,7 @@ impl<'m, K: Kernel> RLock<'m, K> {
         self.depth.store(depth.saturating_add(1), Ordering::Relaxed);
         Some(Acquired {
             abandoned: self.is_abandoned(),
+            inherited: false,
         })
     }
 

@@ -36,10 +36,12 @@ pub const ABANDONED: u64 = 4;
 pub const UNSETTLED: u64 = 8;
 
 /// A lock was acquired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Acquired {
     /// An owner died in it: what the lock guards may be half done.
     pub abandoned: bool,
+    /// That owner was found dead by this very call.
+    pub inherited: bool,
 }
 
 /// What a release found.
@@ -78,7 +80,7 @@ impl<K: Kernel> LockWord<'_, K> {
         match swap {
             Ok(_) => {
                 point("lock.taken");
-                Some(Acquired { abandoned: false })
+                Some(Acquired::default())
             }
             Err(seen) => self.acquire_free(me, seen, 0),
         }
@@ -109,7 +111,10 @@ impl<K: Kernel> LockWord<'_, K> {
                 Ok(_) => {
                     point("lock.taken");
                     let abandoned = mine & ABANDONED != 0;
-                    return Some(Acquired { abandoned });
+                    return Some(Acquired {
+                        abandoned,
+                        inherited: false,
+                    });
                 }
                 Err(other) => seen = other,
             }
@@ -142,7 +147,10 @@ impl<K: Kernel> LockWord<'_, K> {
                 look_after_owner = false;
                 if owner(seen).is_none_or(|owner| (wait.is_gone)(owner)) {
                     if self.take_over(wait.me, seen, slept) {
-                        return Ok(Acquired { abandoned: true });
+                        return Ok(Acquired {
+                            abandoned: true,
+                            inherited: true,
+                        });
                     }
                     continue;
                 }

@@ -218,7 +218,11 @@ fn a_wait_is_no_regular_release() {
     let condition = Condition::at(&memory, SECOND, SECOND).unwrap();
     let (dead, me, thread) = (someone(1), someone(2), thread_of(5));
     let is_told = |result: &Result<Waited, Error>| {
-        result.as_ref().unwrap().lock == Ok(Acquired { abandoned: true })
+        result.as_ref().unwrap().lock
+            == Ok(Acquired {
+                abandoned: true,
+                inherited: false,
+            })
     };
     mutex::create(&memory, 0).unwrap();
     let lock = Lock::at(&memory, 0).unwrap();

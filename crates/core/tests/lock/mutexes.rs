@@ -15,10 +15,7 @@ fn a_lock_excludes_and_may_be_released_by_anybody() {
     mutex::create(&memory, 0).unwrap();
     let lock = Lock::at(&memory, 0).unwrap();
     assert!(!lock.is_held());
-    assert_eq!(
-        lock.try_acquire(someone(1)),
-        Some(Acquired { abandoned: false })
-    );
+    assert_eq!(lock.try_acquire(someone(1)), Some(Acquired::default()));
     assert_eq!(lock.owner(), Some(someone(1)));
     assert_eq!(lock.try_acquire(someone(1)), None, "not re-entrant");
     let tried = wait_with(someone(2), 0, None, |wait| lock.acquire(wait));
@@ -67,13 +64,22 @@ fn a_dead_owners_lock_goes_to_one_who_learns_of_it() {
     lock.try_acquire(someone(1)).unwrap();
     let dead = Some(someone(1));
     let tried = wait_with(someone(2), 0, dead, |wait| lock.acquire(wait));
-    assert_eq!(tried, Ok(Acquired { abandoned: true }));
+    assert_eq!(
+        tried,
+        Ok(Acquired {
+            abandoned: true,
+            inherited: true
+        })
+    );
     assert!(lock.is_abandoned());
     // Told on, to the next one; then released regularly, and over.
     assert_eq!(lock.release_abandoned(someone(2)), Released::Done);
     assert_eq!(
         lock.try_acquire(someone(3)),
-        Some(Acquired { abandoned: true })
+        Some(Acquired {
+            abandoned: true,
+            inherited: false
+        })
     );
     lock.release(someone(3));
     assert!(!lock.is_abandoned());
@@ -122,7 +128,13 @@ fn an_rlock_belongs_to_a_thread() {
     }
     let heir = someone(2);
     let taken = wait_with(heir, LONG_NS, Some(me), |wait| lock.acquire(wait, two));
-    assert_eq!(taken, Ok(Acquired { abandoned: true }));
+    assert_eq!(
+        taken,
+        Ok(Acquired {
+            abandoned: true,
+            inherited: true
+        })
+    );
     assert_eq!((lock.depth(heir, two), lock.depth(heir, one)), (1, 0));
     assert_eq!(lock.release(heir, two), Released::Done);
     assert!(!lock.is_abandoned());
