@@ -95,89 +95,29 @@ def test_the_last_peer_was_killed(tmp_path, context):
     """, context.get_start_method()) == "died\n" * 6 + "1 None 5\n"
 
 
-def test_the_last_peer_was_killed_and_other_threads_are_here(tmp_path, context):
-    """They may end the wait themselves, or start a process that does; as the threads of a pool, or a supervisor."""
+def test_a_thread_that_waits_for_the_dead_is_told_whatever_others_do(tmp_path, context):
     assert run(tmp_path, START + """
-    import threading
-    from queue import Empty
-    def work(queue, full):
-        full.put(1)
+    def work(queue):
         queue.put("ready")
         time.sleep(100)
-    def later(use, *args):
-        # After the looks that would say that nobody is left.
-        thread = threading.Timer(1.5, use, args)
-        thread.start()
-        return thread
-    if __name__ == "__main__":
-        queue, full = snp.Queue(), snp.JoinableQueue(1)
-        process = context.Process(target=work, args=(queue, full))
-        process.start()
-        queue.get(timeout=60)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        thread = later(queue.put, "late")
-        print(queue.get(timeout=60))
-        thread.join()
-        thread = later(full.get)
-        full.put(2, timeout=60)
-        thread.join()
-        print(full.get())
-        # The time that a call may take is counted once.
-        thread = later(print, "after it")
-        try:
-            queue.get(timeout=1)
-        except Empty:
-            print("empty")
-        thread.join()
-        # Nobody else is here.
+    def consume(queue):
         try:
             queue.get()
         except snp.PeerDied:
             print("died")
-    """, context.get_start_method()) == "late\n2\nempty\nafter it\ndied\n"
-
-
-@pytest.mark.parametrize("at", ["_current_frames", "nap"])
-def test_what_a_signal_takes_away_while_others_are_counted(tmp_path, at):
-    assert run(tmp_path, START + """
-    import threading
-    import numpy as np
-    def work(queue):
-        queue.put("ready")
-        time.sleep(100)
-    queue = snp.Queue(1)
-    process = multiprocessing.get_context("fork").Process(target=work, args=(queue,))
-    process.start()
-    queue.get(timeout=60)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    a = np.full(1 << 22, 7, "u1")
-    queue.put(a)
-    queue.get()  # from now on arrays need no pickle
-    queue.put("full")
-    def handler(*_):
-        queue.get_nowait()
-        a.resize(1 << 27, refcheck=False)  # its memory is another
-    signal.signal(signal.SIGUSR1, handler)
-    def interrupt(real=sys._current_frames):
-        sys._current_frames = real
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return real()
-    end = threading.Event()
-    thread = threading.Thread(target=end.wait)
-    thread.start()
-    if %r == "nap":
-        threading.Timer(0.1, interrupt).start()
-    else:
-        sys._current_frames = interrupt
-    try:
-        queue.put(a, timeout=60)
-    except ValueError:
-        print("refused")
-    end.set()
-    thread.join()
-    """ % at) == "refused\n"
+    if __name__ == "__main__":
+        queue = snp.Queue()
+        process = context.Process(target=work, args=(queue,))
+        process.start()
+        queue.get(timeout=60)
+        threads = [threading.Thread(target=consume, args=(queue,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        os.kill(process.pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        process.join()
+    """, context.get_start_method()) == "died\n" * 2
 
 
 def test_who_has_closed_a_queue_can_still_wait_until_all_is_done(tmp_path, context):

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use shared_numpy_core::error::Error;
 use shared_numpy_core::lock::wait::Stop;
 use shared_numpy_core::participation;
@@ -141,36 +141,16 @@ fn waiting_and<T>(
     look: &dyn Fn(Python<'_>) -> PyResult<()>,
     work: &mut Work<'_, T>,
 ) -> PyResult<Option<T>> {
-    let end_ns = timeout_ns.and_then(|timeout_ns| futex::now_ns().checked_add(timeout_ns));
-    let mut left_ns = timeout_ns;
     let was_closed = queue.is_closed();
     let may_go_on = &|| was_closed || !queue.is_closed();
-    loop {
-        return match waiting::waiting(py, left_ns, may_go_on, look, work)? {
-            Ok(done) => Ok(Some(done)),
-            Err(Stop::TimedOut) => Ok(None),
-            Err(Stop::Failed(Error::PeerDied)) if has_other_threads(py)? => {
-                look(py)?; // Python code may have run
-                left_ns = end_ns.map(|end_ns| end_ns.saturating_sub(futex::now_ns()));
-                continue;
-            }
-            Err(Stop::Failed(error)) => Err(failure(error)),
-            Err(Stop::Interrupted | Stop::Broken) => {
-                Err(PyRuntimeError::new_err("interrupted by nobody"))
-            }
-        };
+    match waiting::waiting(py, timeout_ns, may_go_on, look, work)? {
+        Ok(done) => Ok(Some(done)),
+        Err(Stop::TimedOut) => Ok(None),
+        Err(Stop::Failed(error)) => Err(failure(error)),
+        Err(Stop::Interrupted | Stop::Broken) => {
+            Err(PyRuntimeError::new_err("interrupted by nobody"))
+        }
     }
-}
-
-/// Whether others than the calling thread could end its wait, or start a process that does:
-/// threads that are in Python code.
-#[cold]
-fn has_other_threads(py: Python<'_>) -> PyResult<bool> {
-    // Not `threading`'s count, for which it takes a lock that the thread may have which a signal
-    // handler of ours interrupted.
-    let sys = gil::import(&PyString::new(py, "sys"))?;
-    let frames = gil::call(&sys.getattr("_current_frames")?, &PyTuple::empty(py))?;
-    Ok(frames.len()? > 1)
 }
 
 /// A message whose buffers are used again.
